@@ -1,0 +1,209 @@
+"""`pe-runtime gate`: judge image files by an exported metric."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+import PIL.Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pe_runtime.gate.images import parse_background
+from pe_runtime.gate.judge import Judge
+from pe_runtime.gate.pairs import Pairing, find_pairs
+from pe_runtime.gate.report import EXIT_CODES, Report, printable, write_text
+from pe_runtime.gate.run import ERROR, judge_pairs
+
+#: The map value at the top of the colour scale, in thresholds, unless --map-max says otherwise. Defects
+#: are local: at their worst spot the map is several times its mean, which the score often is.
+MAP_TOP_IN_THRESHOLDS = 10
+
+_FILE = click.Path(path_type=Path)
+_OUTPUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+
+
+@click.command()
+@click.argument("reference", type=_FILE)
+@click.argument("candidate", type=_FILE)
+@click.option("--metric", type=_FILE, required=True, help="ONNX file written by pe-runtime export.")
+@click.option(
+    "--threshold", type=float, help="Largest score that passes.  [default: the one in the metric, if any]"
+)
+@click.option("--match-stem", is_flag=True, help="Pair by name without suffix: a.png with a.jpg.")
+@click.option("--allow-missing", is_flag=True, help="Skip references that have no candidate.")
+@click.option("--allow-extra", is_flag=True, help="Skip candidates that have no reference.")
+@click.option(
+    "--background",
+    default="#808080",
+    show_default=True,
+    help="Colour behind transparent pixels: a CSS name or #rrggbb.",
+)
+@click.option("--json", "json_path", type=_OUTPUT, help="Write the report as JSON; - is standard output.")
+@click.option("--csv", "csv_path", type=_OUTPUT, help="Write the scores as CSV; - is standard output.")
+@click.option("--maps", type=_FILE, help="Directory for difference maps, one PNG per pair.")
+@click.option(
+    "--map-max",
+    type=float,
+    help=f"Map value at the top of the colour scale.  [default: {MAP_TOP_IN_THRESHOLDS} x threshold]",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(["score", "name"]),
+    default="score",
+    show_default=True,
+    help="Order of the table; by score, errors and the worst come first.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar; the table has only failures, errors, warnings.")
+@click.option(
+    "--provider", default="cpu", show_default=True, help="Where ONNX Runtime computes: cpu, cuda, ..."
+)
+@click.option("--threads", type=int, default=0, help="Threads per score.  [default: one per core]")
+@click.option(
+    "--jobs", type=int, default=0, help="Pairs decoded at once.  [default: one per core, at most 8]"
+)
+def command(**options: Any) -> None:
+    """Compare CANDIDATE with REFERENCE, two image files or two directories, by an exported metric.
+
+    Files of directories are paired by relative name. PNG, JPEG, WebP, BMP and TIFF, 8 or 16 bits.
+
+    Exit code: 0 all pairs passed (score <= threshold), 1 some failed, 2 something could not be judged.
+
+    \b
+    Example:
+      pe-runtime gate renders/approved renders/new \\
+          --metric metric.onnx --threshold 0.1 --json report.json
+    """
+    code = EXIT_CODES[ERROR]
+    try:
+        code = _gate(**options)
+    except click.ClickException:
+        raise
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Error: interrupted, nothing is judged", err=True)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        click.echo(f"Error: {printable(str(error))}", err=True)
+    except Exception:
+        # A defect of the gate itself. Python's own exit code for it, 1, would say "some pairs failed".
+        traceback.print_exc()
+    sys.exit(code)
+
+
+def _gate(**options: Any) -> int:
+    json_path, csv_path = options["json_path"], options["csv_path"]
+    outputs = [path for path in (json_path, csv_path) if path is not None]
+    if len(outputs) == 2 and outputs[0] == outputs[1]:
+        raise click.UsageError(f"--json and --csv: expected different files, got {json_path} for both.")
+    # Images beyond Pillow's limit are refused; its warning on standard error would come on top.
+    warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+    report = Report(
+        settings={
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in options.items()
+            if name not in ("metric", "threshold", "json_path", "csv_path", "sort", "quiet")
+        }
+    )
+    try:
+        _judge(report, options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        report.error = str(error)
+    _write(report, options)
+    return report.exit_code
+
+
+def _judge(report: Report, options: dict[str, Any]) -> None:
+    maps, background = options["maps"], parse_background(options["background"])
+    judge = Judge(
+        options["metric"],
+        options["threshold"],
+        maps=maps is not None,
+        threads=options["threads"],
+        provider=options["provider"],
+    )
+    report.threshold = judge.threshold
+    report.metric = {
+        "path": str(options["metric"]),
+        "sha256": judge.metric.sha256,
+        "metadata": judge.metric.metadata,
+    }
+    pairing = find_pairs(
+        options["reference"],
+        options["candidate"],
+        match_stem=options["match_stem"],
+        allow_missing=options["allow_missing"],
+        allow_extra=options["allow_extra"],
+    )
+    report.skipped = pairing.skipped
+    map_max = None
+    if maps is not None:
+        map_max = report.settings["map_max"] = _map_max(options["map_max"], judge.threshold)
+        _check_maps_elsewhere(maps, options["reference"], options["candidate"])
+    with _progress(pairing, options["quiet"]) as progress:
+        results = judge_pairs(
+            judge, pairing.pairs, background=background, jobs=options["jobs"], maps=maps, map_max=map_max
+        )
+        report.results.extend(progress.track(results, total=len(pairing.pairs), description="judging"))
+
+
+def _map_max(given: float | None, threshold: float) -> float:
+    top = MAP_TOP_IN_THRESHOLDS * threshold if given is None else given
+    if not 0 < top < float("inf"):
+        raise ValueError(
+            f"map-max: expected a finite number above 0 (needed with a threshold of 0), got {top:g}"
+        )
+    return top
+
+
+def _check_maps_elsewhere(maps: Path, reference: Path, candidate: Path) -> None:
+    # The next run would take the maps for images without a counterpart.
+    for name, images in (("reference", reference), ("candidate", candidate)):
+        if images.is_dir() and maps.resolve().is_relative_to(images.resolve()):
+            raise ValueError(f"maps: expected a directory outside {name} {images}, got {maps}")
+
+
+def _progress(pairing: Pairing, quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=quiet or len(pairing.pairs) < 2 or not sys.stderr.isatty(),
+    )
+
+
+def _write(report: Report, options: dict[str, Any]) -> None:
+    json_path, csv_path = options["json_path"], options["csv_path"]
+    # Files first: they are wanted even where the terminal has gone away.
+    for path, text in ((json_path, report.to_json()), (csv_path, report.to_csv())):
+        if path is not None and str(path) != "-":
+            write_text(text, path)
+    table: TextIO = sys.stdout
+    for path, text in ((json_path, report.to_json()), (csv_path, report.to_csv())):
+        if path is not None and str(path) == "-":
+            sys.stdout.buffer.write(text.encode())
+            sys.stdout.flush()
+            table = sys.stderr
+    if report.skipped:
+        click.echo(_skipped_note(report.skipped), err=True)
+    if report.error is not None:
+        click.echo(f"Error: {printable(report.error)}", err=True)
+        return
+    report.print_table(table, by_name=options["sort"] == "name", only_bad=options["quiet"])
+    if report.settings["map_max"] is not None and options["maps"] is not None:
+        click.echo(
+            f"Maps in {printable(str(options['maps']))}: viridis from 0 to {report.settings['map_max']:g}.",
+            file=table,
+        )
+    table.flush()
+
+
+def _skipped_note(skipped: tuple[str, ...]) -> str:
+    shown = "".join(f"\n  {printable(line)}" for line in skipped[:10])
+    more = f"\n  and {len(skipped) - 10} more (all are in the JSON report)" if len(skipped) > 10 else ""
+    return f"Skipped {len(skipped)} files:{shown}{more}"

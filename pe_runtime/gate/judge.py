@@ -1,0 +1,222 @@
+"""One pair of images, one score, one verdict: an exported metric run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pe_runtime.gate.images import Image, as_float, read_image
+from pe_runtime.gate.metric_file import MetricFile, read_metric
+
+#: A score this far below 0 is a rounding error of float32 and counts as 0; one further below is refused.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a metric said of a pair.
+
+    Attributes:
+        score: the distance, >= 0; larger is worse. The shortest decimal that stands for the float32
+            that the metric computed, so that a score prints, and compares to a threshold, as one reads it.
+        threshold: the largest score that passes.
+        map: (h, w) float32, where the images differ, larger is worse; None unless it was asked for.
+        warnings: what was done to the images that the caller may not expect.
+    """
+
+    score: float
+    threshold: float
+    map: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the score is at most the threshold."""
+        return self.score <= self.threshold
+
+
+class Judge:
+    """A metric, loaded once, and a threshold.
+
+    Args:
+        metric: an ONNX file written by `pe-runtime export`.
+        threshold: the largest score that passes; None is the one in the metric's metadata.
+        maps: also return difference maps.
+        threads: threads that ONNX Runtime computes one score with; 0 is one per core. Scores of different
+            thread counts differ by rounding at most.
+        provider: where ONNX Runtime computes: "cpu", "cuda" or another of its execution providers.
+
+    Raises:
+        ValueError: the file is no metric, or cannot be loaded by the provider; no threshold, or not a
+            finite number >= 0; maps from a metric without; an unknown provider or thread count.
+        OSError: the file cannot be read.
+        ModuleNotFoundError: ONNX Runtime is not installed.
+
+    One judge may be used from several threads.
+    """
+
+    def __init__(
+        self,
+        metric: str | os.PathLike[str],
+        threshold: float | None = None,
+        *,
+        maps: bool = False,
+        threads: int = 0,
+        provider: str = "cpu",
+    ) -> None:
+        if threads < 0:
+            raise ValueError(f"threads: expected 0 (one per core) or more, got {threads}")
+        self.metric: MetricFile = read_metric(metric)
+        self.metric.check_contract()
+        self.threshold = _checked_threshold(threshold, self.metric)
+        if maps and not self.metric.has_map:
+            raise ValueError(f"{self.metric.path}: expected a metric with an output map, got one without")
+        self._outputs = ["score", "map"] if maps else ["score"]
+        self._session = _open_session(self.metric, threads, provider)
+
+    def score(
+        self,
+        reference: Image | np.ndarray | str | os.PathLike[str],
+        distorted: Image | np.ndarray | str | os.PathLike[str],
+    ) -> Verdict:
+        """Compare two images; the result depends on nothing but the two.
+
+        Args:
+            reference: what it should look like: an image file, an `Image`, or an array (H, W, 3) of RGB,
+                uint8 or uint16.
+            distorted: what is judged, of the same size.
+
+        Returns:
+            The score and whether it passes.
+
+        Raises:
+            ValueError: sizes that differ or are too small for the metric; a file that `read_image`
+                refuses; the metric failed, or gave a score that is negative or not finite.
+            TypeError: an array of another type.
+        """
+        images = {"reference": _pixels(reference, "reference"), "distorted": _pixels(distorted, "distorted")}
+        first, second = images["reference"].shape, images["distorted"].shape
+        if first != second:
+            raise ValueError(
+                "reference and distorted: expected the same width and height, "
+                f"got {first[1]} x {first[0]} and {second[1]} x {second[0]}"
+            )
+        if min(first[:2]) < self.metric.min_size:
+            raise ValueError(
+                f"reference and distorted: expected width and height of at least {self.metric.min_size}, "
+                f"got {first[1]} x {first[0]}"
+            )
+        outputs = self._run({name: self._tensor(pixels) for name, pixels in images.items()})
+        score = _checked_score(outputs["score"])
+        return Verdict(score, self.threshold, _checked_map(outputs.get("map")), self._warnings(images))
+
+    def _tensor(self, pixels: np.ndarray) -> np.ndarray:
+        if self.metric.input_type == "float32":
+            return as_float(pixels)[None]
+        if pixels.dtype == np.uint16:
+            # 65535 = 255 * 257, so that this is 255 x / 65535 rounded; 257 is odd, so nothing is halfway.
+            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.ascontiguousarray(pixels[None])
+
+    def _run(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        try:
+            outputs = self._session.run(self._outputs, tensors)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise ValueError(f"metric: expected to run on this pair, but: {_one_line(error)}") from error
+        return dict(zip(self._outputs, outputs, strict=True))
+
+    def _warnings(self, images: dict[str, np.ndarray]) -> tuple[str, ...]:
+        if self.metric.input_type == "uint8" and any(i.dtype == np.uint16 for i in images.values()):
+            return ("16-bit pixels rounded to 8 bits, which the metric takes",)
+        return ()
+
+
+def _checked_threshold(threshold: float | None, metric: MetricFile) -> float:
+    if threshold is None:
+        threshold = metric.threshold
+    if threshold is None:
+        raise ValueError(f"threshold: expected a number, because {metric.path} carries none of its own")
+    if not math.isfinite(threshold) or threshold < 0:
+        raise ValueError(f"threshold: expected a finite number >= 0, got {threshold}")
+    return float(threshold)
+
+
+def _open_session(metric: MetricFile, threads: int, provider: str) -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "onnxruntime: expected to be installed, by pip install 'pe_runtime[cpu]' or 'pe_runtime[gpu]'"
+        ) from None
+    suffix = "ExecutionProvider"
+    available = {name.removesuffix(suffix).lower(): name for name in onnxruntime.get_available_providers()}
+    name = available.get(provider.removesuffix(suffix).lower())
+    if name is None:
+        raise ValueError(f"provider: expected one of {', '.join(map(repr, available))}, got {provider!r}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # failures are raised; the log would repeat them on standard error
+    options.enable_mem_pattern = False  # image sizes vary, and a plan is kept for each size
+    # TF32 rounds to 10 bits, which would tie the score to the device.
+    settings = {"use_tf32": "0"} if name == "CUDAExecutionProvider" else {}
+    try:
+        session = onnxruntime.InferenceSession(
+            metric.data, options, providers=[(name, settings)], enable_fallback=0
+        )
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        raise ValueError(
+            f"{metric.path}: expected a graph that ONNX Runtime loads: {_one_line(error)}"
+        ) from error
+    if name not in session.get_providers():
+        raise ValueError(f"provider: expected one that works on this machine, got {provider!r}")
+    session.disable_fallback()
+    return session
+
+
+def _pixels(image: Image | np.ndarray | str | os.PathLike[str], name: str) -> np.ndarray:
+    if isinstance(image, Image):
+        return image.pixels
+    if isinstance(image, str | os.PathLike):
+        try:
+            return read_image(image).pixels
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.uint16):
+        got = f"{image.dtype} array" if isinstance(image, np.ndarray) else type(image).__name__
+        raise TypeError(f"{name}: expected a file, an Image, or an array of uint8 or uint16, got {got}")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"{name}: expected shape (H, W, 3), got {image.shape}")
+    return image
+
+
+def _checked_score(value: np.ndarray) -> float:
+    if value.dtype != np.float32 or value.shape != (1,):
+        raise ValueError(
+            f"metric: expected one float32 score, got {value.dtype} of shape {tuple(value.shape)}"
+        )
+    score = value[0]
+    # Written so that NaN, for which every comparison is false, is refused as well.
+    if not (-ROUNDING <= score < np.inf):
+        raise ValueError(f"metric: expected a finite score >= 0, got {score}")
+    return float(str(max(score, np.float32(0))))
+
+
+def _checked_map(value: np.ndarray | None) -> np.ndarray | None:
+    if value is None:
+        return None
+    if value.dtype != np.float32 or value.ndim != 4 or value.shape[:2] != (1, 1) or value.size == 0:
+        raise ValueError(
+            f"metric: expected a float32 map of shape (1, 1, h, w), got {value.dtype} of shape "
+            f"{tuple(value.shape)}"
+        )
+    if not np.isfinite(value).all():
+        raise ValueError("metric: expected a finite map, got NaN or infinity in it")
+    return value[0, 0]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
