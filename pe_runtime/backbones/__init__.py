@@ -1,0 +1,289 @@
+"""Backbones: fixed networks that turn images into features, truncated and selected (docs/backbones.md)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pe_runtime.backbones.architectures import CHAIN_NAMES, build_chain
+from pe_runtime.backbones.network import ChainNetwork, full_chain
+from pe_runtime.backbones.weights import Weights
+from pe_runtime.channels import ChannelSet
+from pe_runtime.checks import check_choice, check_images
+
+__all__ = ["BACKBONE_NAMES", "Backbone", "Cost", "Tap", "list_taps"]
+
+BACKBONE_NAMES: tuple[str, ...] = ("gabor", *CHAIN_NAMES)
+"""What `Backbone` accepts as a name."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a selection saves: the network up to its last tap, with all channels and as it is.
+
+    Args:
+        parameters_full: learned parameters with all channels (weights and biases; no buffers).
+        parameters: learned parameters of the backbone.
+        flops_full: floating-point operations of one image with all channels; a multiply-add counts as
+            two, and convolutions alone count, as torch's flop counter has it.
+        flops: the same of the backbone.
+    """
+
+    parameters_full: int
+    parameters: int
+    flops_full: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place where a backbone's features can be taken.
+
+    Args:
+        name: what `Backbone` calls it.
+        channels: in the full network.
+        stride: image pixels from one feature to the next.
+        size: height and width of the map of a 224 px image.
+        aliases: other names of it.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    size: int
+    aliases: tuple[str, ...]
+
+
+class Backbone(nn.Module):
+    """A fixed feature extractor: nothing after its last tap, and of the taps only the channels wanted.
+
+    The network is always in eval mode, and its parameters take no gradient; gradients flow to the images.
+
+    Args:
+        name: "gabor" or one of torchvision's networks; see BACKBONE_NAMES.
+        taps: a list of tap names; or a dict of tap name to `ChannelSet`, or to None for all channels.
+            None: every tap, for "gabor" alone. `list_taps` or `pe-runtime taps` gives the names.
+        weights: "default" (published, through torchvision, which caches the download), "random" (seeded),
+            the path of a .safetensors file or of a .pt or .pth state dict, or a state dict with
+            torchvision's keys. "gabor" takes "default" only.
+        seed: for weights="random".
+
+    Attributes:
+        name: as given.
+        taps: tap names, in network order.
+        channels: the selection per tap.
+        out_channels: channels that `forward` gives per tap.
+        full_channels: channels of the tap in the full network.
+        min_size: least height and width of an image.
+
+    Raises:
+        OSError: the weights cannot be downloaded or read.
+        TypeError: an argument is of the wrong type.
+        ValueError: unknown name or tap; channels that the tap lacks; weights that do not fit the network;
+            a channel set derived from other weights.
+    """
+
+    def __init__(
+        self,
+        name: str = "gabor",
+        taps: Iterable[str] | Mapping[str, ChannelSet | None] | None = None,
+        weights: Weights = "default",
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_choice(name, "name", BACKBONE_NAMES)
+        wanted = _wanted(name, taps)
+        self.name = name
+        self.network = _build(name, wanted, weights, seed)
+        self.taps: tuple[str, ...] = self.network.taps
+        self.channels: dict[str, ChannelSet | None] = self.network.channels
+        self.out_channels: dict[str, int] = self.network.out_channels
+        self.full_channels: dict[str, int] = self.network.full_channels
+        self.min_size: int = self.network.min_size
+        for tap, chosen in self.channels.items():
+            if chosen is not None and chosen.weights_hash not in (None, self.weights_hash(tap)):
+                raise ValueError(
+                    f"channels of tap {tap!r}: expected a set derived from these weights "
+                    f"({self.weights_hash(tap)[:12]}...), got one from {str(chosen.weights_hash)[:12]}..."
+                )
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Features of each tap.
+
+        Args:
+            images: (B, 3, H, W), RGB in [0, 1], floating point; computed in the parameters' dtype. The
+                normalisation that the network was trained with is applied here. Values are not checked.
+
+        Returns:
+            Tap to (B, out_channels[tap], h, w), in network order.
+
+        Raises:
+            TypeError: not a floating-point tensor.
+            ValueError: wrong shape, or smaller than `min_size`.
+        """
+        check_images(images, "images", min_size=self.min_size, values=False)
+        features: dict[str, Tensor] = self.network(images.to(_dtype(self.network)))
+        return features
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in eval mode, whatever the model that holds the backbone does."""
+        super().train(False)
+        return self
+
+    def weights_hash(self, tap: str) -> str:
+        """SHA-256 (hex) of the weights that a tap's features depend on, before any selection.
+
+        Raises:
+            ValueError: not one of this backbone's taps.
+        """
+        digest: str = self.network.weights_hash(tap)
+        return digest
+
+    def describe(self) -> dict[str, Any]:
+        """What the backbone is, for files and reports: JSON-able.
+
+        Returns:
+            "name", "weights" (where they come from) and "taps": per tap "full_channels", "weights_hash"
+            and "channels": None for all, else "name", "indices" and "weights" (None: uniform).
+        """
+        return {
+            "name": self.name,
+            "weights": self.network.source if isinstance(self.network, ChainNetwork) else "built in",
+            "taps": {
+                tap: {
+                    "full_channels": self.full_channels[tap],
+                    "weights_hash": self.weights_hash(tap),
+                    "channels": _describe_channels(self.channels[tap]),
+                }
+                for tap in self.taps
+            },
+        }
+
+    def cost(self, height: int, width: int) -> Cost:
+        """Parameters and operations with all channels and with the selection, for one image.
+
+        Args:
+            height: of the image, in pixels.
+            width: of the image, in pixels.
+
+        Raises:
+            ValueError: smaller than `min_size`.
+        """
+        images = torch.empty(1, 3, height, width, device="meta")
+        check_images(images, "height, width", min_size=self.min_size, values=False)
+        full: nn.Module
+        if self.name == "gabor":
+            full = _build("gabor", dict.fromkeys(self.taps), "default", 0)
+        else:
+            full = full_chain(self.name, self.channels)
+        return Cost(
+            parameters_full=_parameters(full),
+            parameters=_parameters(self.network),
+            flops_full=_flops(full, images),
+            flops=_flops(self.network, images),
+        )
+
+    def extra_repr(self) -> str:
+        """The arguments that matter, for `print`."""
+        return f"{self.name!r}, " + ", ".join(
+            f"{tap}: {self.out_channels[tap]} of {self.full_channels[tap]}" for tap in self.taps
+        )
+
+
+def list_taps(name: str) -> tuple[Tap, ...]:
+    """The taps of a backbone, in network order; no weights are loaded.
+
+    Raises:
+        ValueError: no such backbone.
+    """
+    check_choice(name, "name", BACKBONE_NAMES)
+    if name == "gabor":
+        network = _build(name, _wanted(name, None), "default", 0).to("meta")
+        small, large = (
+            {tap: features.shape for tap, features in network(_blank(size)).items()} for size in (224, 448)
+        )
+        return tuple(
+            Tap(tap, small[tap][1], 224 // (large[tap][2] - small[tap][2]), small[tap][2], ())
+            for tap in small
+        )
+    chain = build_chain(name)
+    maps = zip(chain.steps, chain.map_shapes(224), chain.map_shapes(448), strict=True)
+    return tuple(
+        # 224 is a multiple of every stride, so that doubling the image adds exactly 224 / stride features.
+        Tap(step.name, channels, 224 // (large - size), size, _aliases(chain.aliases, step.name))
+        for step, (channels, size), (_, large) in maps
+    )
+
+
+def _wanted(name: str, taps: Iterable[str] | Mapping[str, ChannelSet | None] | None) -> dict[str, Any]:
+    """Tap name to channel set or None."""
+    if taps is None and name == "gabor":
+        from pe_runtime.backbones.gabor import GABOR_TAPS
+
+        return dict.fromkeys(GABOR_TAPS)
+    if taps is None:
+        names = ", ".join(tap.name for tap in list_taps(name))
+        raise ValueError(f"taps: expected some of {names}, got None")
+    if isinstance(taps, str) or not isinstance(taps, Iterable):
+        raise TypeError(f"taps: expected a list of tap names or a dict of tap to ChannelSet, got {taps!r}")
+    listed = list(taps)
+    if not listed or len(set(listed)) != len(listed):
+        raise ValueError(f"taps: expected at least one tap, each once, got {listed}")
+    wanted = dict(taps) if isinstance(taps, Mapping) else dict.fromkeys(listed)
+    for tap, chosen in wanted.items():
+        if not isinstance(tap, str):
+            raise TypeError(f"taps: expected tap names, got {tap!r}")
+        if chosen is not None and not isinstance(chosen, ChannelSet):
+            raise TypeError(f"channels of tap {tap!r}: expected a ChannelSet or None, got {chosen!r}")
+    return wanted
+
+
+def _build(name: str, taps: Mapping[str, ChannelSet | None], weights: Weights, seed: int) -> Any:
+    if name != "gabor":
+        return ChainNetwork(name, taps, weights, seed)
+    if not isinstance(weights, str) or weights != "default":
+        got = weights if isinstance(weights, str) else type(weights).__name__
+        raise ValueError(f"weights: expected 'default' for 'gabor', which is made in code, got {got!r}")
+    from pe_runtime.backbones.gabor import build_gabor
+
+    return build_gabor(taps)
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    """The dtype that a network computes in; the V1 model has buffers only."""
+    tensors = (*network.parameters(), *network.buffers())
+    return next(tensor.dtype for tensor in tensors if tensor.is_floating_point())
+
+
+def _describe_channels(chosen: ChannelSet | None) -> dict[str, Any] | None:
+    if chosen is None:
+        return None
+    weights = None if chosen.weights is None else list(chosen.weights)
+    return {"name": chosen.name, "indices": list(chosen.indices), "weights": weights}
+
+
+def _aliases(aliases: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(alias for alias, target in aliases.items() if target == name)
+
+
+def _blank(size: int) -> Tensor:
+    return torch.empty(1, 3, size, size, device="meta")
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _flops(module: nn.Module, images: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy.deepcopy(module).to("meta")(images)
+    return int(counter.get_total_flops())
