@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pe_runtime import functional as functional
     from pe_runtime.backbones import Backbone as Backbone
     from pe_runtime.channels import ChannelSet as ChannelSet
-    from pe_runtime.efficacy import score_channels as score_channels
     from pe_runtime.exporters import export as export
     from pe_runtime.losses import ContextualLoss as ContextualLoss
     from pe_runtime.losses import TotalLoss as TotalLoss
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from pe_runtime.metrics import FeatureDistance as FeatureDistance
     from pe_runtime.profiles import Profile as Profile
     from pe_runtime.stimuli import Stimulus as Stimulus
+    from pe_runtime.tuning import score_channels as score_channels
 
 __version__ = (Path(__file__).parent / "VERSION").read_text().strip()
 
@@ -35,7 +35,7 @@ _HOMES = {
     "Stimulus": "pe_runtime.stimuli",
     "TotalLoss": "pe_runtime.losses",
     "export": "pe_runtime.exporters",
-    "score_channels": "pe_runtime.efficacy",
+    "score_channels": "pe_runtime.tuning",
 }
 
 __all__ = ["__version__", "functional", *_HOMES]

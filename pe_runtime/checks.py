@@ -1,13 +1,20 @@
-"""Argument checks shared by every public function: one wording, and the argument's name in each error."""
+"""Argument checks shared by every public function: one wording, and the argument's name in each error.
+
+torch is imported inside the functions that need it: profiles and the gate use the others without it.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def is_tracing() -> bool:
     """Whether a compiler or an exporter is recording: checks on values cannot run then."""
+    import torch
+
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting()
 
 
@@ -25,7 +32,9 @@ def check_images(images: Tensor, name: str, *, min_size: int = 1, values: bool =
         TypeError: not a tensor, or not floating point.
         ValueError: wrong shape, empty, too small, not finite or out of range.
     """
-    if not isinstance(images, Tensor):
+    import torch
+
+    if not isinstance(images, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor of RGB images, got {type(images).__name__}")
     if not images.is_floating_point():
         raise TypeError(
