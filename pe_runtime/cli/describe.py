@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from pe_runtime.gate.metric_file import METADATA_KEY, parse_metadata, read_metric
 from pe_runtime.gate.report import printable
@@ -33,13 +31,11 @@ def command(file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(description, indent=2, allow_nan=False))
         return
-    console = Console()
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in _rows(description):
-        table.add_row(*(Text(printable(cell, console.encoding)) for cell in (key, value)))
-    console.print(table)
+    rows = list(_rows(description))
+    widest = max(len(key) for key, _ in rows)
+    for key, value in rows:
+        # Not wrapped to the terminal, so that a line can be searched for and copied.
+        click.echo(printable(f"{key:{widest}}  {value}", sys.stdout.encoding))
 
 
 def describe_file(path: Path) -> dict[str, Any]:

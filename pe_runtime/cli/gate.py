@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import click
-import PIL.Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -98,12 +97,12 @@ def _gate(**options: Any) -> int:
     outputs = [path for path in (json_path, csv_path) if path is not None]
     if len(outputs) == 2 and outputs[0] == outputs[1]:
         raise click.UsageError(f"--json and --csv: expected different files, got {json_path} for both.")
-    # Images beyond Pillow's limit are refused; its warning on standard error would come on top.
-    warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+    # What Pillow warns of is either refused, with an error that names the file, or has no effect here.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     report = Report(
         settings={
             name: str(value) if isinstance(value, Path) else value
-            for name, value in options.items()
+            for name, value in sorted(options.items())
             if name not in ("metric", "threshold", "json_path", "csv_path", "sort", "quiet")
         }
     )
@@ -194,7 +193,10 @@ def _write(report: Report, options: dict[str, Any]) -> None:
     if report.error is not None:
         click.echo(f"Error: {printable(report.error)}", err=True)
         return
-    report.print_table(table, by_name=options["sort"] == "name", only_bad=options["quiet"])
+    try:
+        report.print_table(table, by_name=options["sort"] == "name", only_bad=options["quiet"])
+    except SystemExit:  # rich's answer to a closed pipe, with an exit code that here means "some failed"
+        raise BrokenPipeError("table: expected to be read to its end, got a closed pipe") from None
     if report.settings["map_max"] is not None and options["maps"] is not None:
         click.echo(
             f"Maps in {printable(str(options['maps']))}: viridis from 0 to {report.settings['map_max']:g}.",

@@ -201,7 +201,7 @@ def _checked_score(value: np.ndarray) -> float:
     score = value[0]
     # Written so that NaN, for which every comparison is false, is refused as well.
     if not (-ROUNDING <= score < np.inf):
-        raise ValueError(f"metric: expected a finite score >= 0, got {score}")
+        raise ValueError(f"metric: expected a finite score >= 0, got {score!s}")
     return float(str(max(score, np.float32(0))))
 
 

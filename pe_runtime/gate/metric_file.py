@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +104,8 @@ class MetricFile:
         if threshold is None:
             return
         number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-        if not number or not math.isfinite(threshold) or threshold < 0:
+        # Written so that NaN, and integers too large for a float, are refused as well.
+        if not (number and 0 <= threshold <= sys.float_info.max):
             raise ValueError(
                 f"{self.path}: metadata: expected threshold null or a finite number >= 0, got {threshold!r}"
             )
@@ -180,6 +181,7 @@ def parse_metadata(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         metadata = json.loads(text)
+        json.dumps(metadata, allow_nan=False)  # NaN and infinity are not JSON, though Python reads them
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: metadata {METADATA_KEY!r}: expected JSON: {error}") from None
     if not isinstance(metadata, dict):

@@ -107,7 +107,8 @@ class Report:
         for result in self.results:
             row = _as_dict(result) | {"threshold": self.threshold, "warnings": "; ".join(result.warnings)}
             writer.writerow({column: row[column] for column in _CSV_COLUMNS})
-        return text.getvalue()
+        # File names that are not valid text come as lone surrogates, which UTF-8 refuses.
+        return text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")
 
     def print_table(self, file: TextIO, *, by_name: bool = False, only_bad: bool = False) -> None:
         """Print a line for each pair and one that sums up.
@@ -145,8 +146,7 @@ def write_text(text: str, path: str | os.PathLike[str]) -> None:
         OSError: it cannot be written.
     """
     with atomic_path(path) as temporary:
-        # File names that are not valid text come as lone surrogates, which UTF-8 refuses.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def printable(text: str, encoding: str = "utf-8") -> str:
