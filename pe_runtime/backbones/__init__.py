@@ -22,6 +22,8 @@ __all__ = ["BACKBONE_NAMES", "Backbone", "Cost", "Tap", "list_taps"]
 BACKBONE_NAMES: tuple[str, ...] = ("gabor", *CHAIN_NAMES)
 """What `Backbone` accepts as a name."""
 
+_MAP_SIZES = (224, 448)
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -207,19 +209,18 @@ def list_taps(name: str) -> tuple[Tap, ...]:
     """
     check_choice(name, "name", BACKBONE_NAMES)
     if name == "gabor":
-        network = _build(name, _wanted(name, None), "default", 0).to("meta")
+        network = _build(name, _wanted(name, None), "default", 0)
         small, large = (
-            {tap: features.shape for tap, features in network(_blank(size)).items()} for size in (224, 448)
+            {tap: features.shape for tap, features in network(torch.zeros(1, 3, size, size)).items()}
+            for size in _MAP_SIZES
         )
         return tuple(
-            Tap(tap, small[tap][1], 224 // (large[tap][2] - small[tap][2]), small[tap][2], ())
-            for tap in small
+            Tap(tap, small[tap][1], _stride(small[tap][2], large[tap][2]), small[tap][2], ()) for tap in small
         )
     chain = build_chain(name)
-    maps = zip(chain.steps, chain.map_shapes(224), chain.map_shapes(448), strict=True)
+    maps = zip(chain.steps, *(chain.map_shapes(size) for size in _MAP_SIZES), strict=True)
     return tuple(
-        # 224 is a multiple of every stride, so that doubling the image adds exactly 224 / stride features.
-        Tap(step.name, channels, 224 // (large - size), size, _aliases(chain.aliases, step.name))
+        Tap(step.name, channels, _stride(size, large), size, _aliases(chain.aliases, step.name))
         for step, (channels, size), (_, large) in maps
     )
 
@@ -275,8 +276,9 @@ def _aliases(aliases: Mapping[str, str], name: str) -> tuple[str, ...]:
     return tuple(alias for alias, target in aliases.items() if target == name)
 
 
-def _blank(size: int) -> Tensor:
-    return torch.empty(1, 3, size, size, device="meta")
+def _stride(small: int, large: int) -> int:
+    # The difference of the sizes is a multiple of every stride, so that what it adds is exact.
+    return (_MAP_SIZES[1] - _MAP_SIZES[0]) // (large - small)
 
 
 def _parameters(module: nn.Module) -> int:
