@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pe_runtime.gate.images import parse_background
 from pe_runtime.gate.judge import Judge
-from pe_runtime.gate.pairs import Pairing, find_pairs
+from pe_runtime.gate.pairs import find_pairs
 from pe_runtime.gate.report import EXIT_CODES, Report, printable, write_text
 from pe_runtime.gate.run import ERROR, judge_pairs
 
@@ -141,11 +141,14 @@ def _judge(report: Report, options: dict[str, Any]) -> None:
     if maps is not None:
         map_max = report.settings["map_max"] = _map_max(options["map_max"], judge.threshold)
         _check_maps_elsewhere(maps, options["reference"], options["candidate"])
-    with _progress(pairing, options["quiet"]) as progress:
-        results = judge_pairs(
-            judge, pairing.pairs, background=background, jobs=options["jobs"], maps=maps, map_max=map_max
-        )
-        report.results.extend(progress.track(results, total=len(pairing.pairs), description="judging"))
+    results = judge_pairs(
+        judge, pairing.pairs, background=background, jobs=options["jobs"], maps=maps, map_max=map_max
+    )
+    if options["quiet"] or not sys.stderr.isatty():
+        report.results.extend(results)
+    else:
+        with _progress() as progress:
+            report.results.extend(progress.track(results, total=len(pairing.pairs), description="judging"))
 
 
 def _map_max(given: float | None, threshold: float) -> float:
@@ -164,7 +167,7 @@ def _check_maps_elsewhere(maps: Path, reference: Path, candidate: Path) -> None:
             raise ValueError(f"maps: expected a directory outside {name} {images}, got {maps}")
 
 
-def _progress(pairing: Pairing, quiet: bool) -> Progress:
+def _progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -172,7 +175,6 @@ def _progress(pairing: Pairing, quiet: bool) -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=quiet or len(pairing.pairs) < 2 or not sys.stderr.isatty(),
     )
 
 

@@ -215,8 +215,9 @@ def _decode_8bit(
     if not file.has_transparency_data:
         return np.asarray(file.convert("RGB")), False
     transparent = file.info.get("transparency")
-    if file.mode == "L" and isinstance(transparent, int) and bits < 8:
-        # Pillow stretches 2- and 4-bit greys to 8 bits, but not the grey that stands for transparent.
+    if bits < 8 and file.mode in ("1", "L") and isinstance(transparent, int) and transparent < 2**bits:
+        # Pillow stretches greys of fewer bits to 8, but, except for 1 bit in its later versions, not the
+        # grey that stands for transparent. A stretched one other than 0 is never as small as this.
         file.info["transparency"] = transparent * (255 // (2**bits - 1))
     rgba = np.asarray(file.convert("RGBA"))
     return _composite(rgba[..., :3], rgba[..., 3], background), True

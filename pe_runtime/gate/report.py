@@ -133,8 +133,9 @@ class Report:
     def summary(self) -> str:
         """One line: how many pairs passed, failed, could not be judged."""
         counts = Counter(result.verdict for result in self.results)
+        pairs = "1 pair" if len(self.results) == 1 else f"{len(self.results)} pairs"
         return (
-            f"{self.verdict.upper()}: {len(self.results)} pairs, {counts[PASS]} passed, "
+            f"{self.verdict.upper()}: {pairs}, {counts[PASS]} passed, "
             f"{counts[FAIL]} failed, {counts[ERROR]} could not be judged"
         )
 

@@ -374,6 +374,29 @@ def test_a_reader_that_goes_away(folders, metric, options):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("quiet", [False, True])
+def test_progress_is_shown_on_a_terminal_only(folders, metric, quiet):
+    terminal, stderr = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "gate", *folders, "--metric", metric, "--threshold", "1"]
+        + ["--quiet"] * quiet,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env={**os.environ, "TERM": "xterm"},
+        timeout=120,
+        check=False,
+    )
+    os.write(stderr, b"end")
+    shown = os.read(terminal, 1 << 16)
+    os.close(stderr)
+    os.close(terminal)
+    assert done.returncode == 0
+    assert b"judging" not in done.stdout
+    assert (b"judging" in shown) != quiet
+    assert (shown == b"end") == quiet
+
+
 FUZZ = """
 import faulthandler, io, sys, warnings
 import numpy as np
