@@ -130,17 +130,16 @@ class _Scale(nn.Module):
         count = len(self.inputs)
         self.register_buffer("energy", _tensor(np.tile(filters.energy_filter(), (count, 1, 1, 1))))
         self.register_buffer("pool", _tensor(np.tile(filters.pooling_filter(), (count, 1, 1, 1))))
-        saturation = [filters.SEMI_SATURATION[number][colour] for colour in self.inputs]
-        self.register_buffer("saturation", _tensor(np.array(saturation)[None, :, None, None]))
+        self.register_buffer("saturation", _tensor(np.array(filters.SEMI_SATURATION)))
 
     def forward(self, colours: Tensor) -> Tensor:
         inputs = colours if len(self.inputs) == len(filters.COLOURS) else colours[:, self.inputs]
         radius = filters.KERNEL_RADIUS
         padded = F.pad(inputs, (radius, radius, radius, radius), mode="replicate")
-        divisor = torch.rsqrt(self.saturation**2 + self._contrast_energy(padded))
+        factor = (self.saturation**2 + self._contrast_energy(padded)) ** (-filters.EXPONENT / 2)
         return torch.cat(
             [
-                bank(padded[:, index : index + 1]) * divisor[:, index : index + 1]
+                bank(padded[:, index : index + 1]) * factor[:, index : index + 1]
                 for index, bank in enumerate(self.colours)
             ],
             dim=1,
@@ -166,7 +165,8 @@ class _Rectified(nn.Module):
         super().__init__()
         # On and off channels of equal weight share a filter, so the full network computes each once.
         rows: dict[tuple[int, int, float], int] = {}
-        on, off = [], []
+        on: list[int] = []
+        off: list[int] = []
         for channel, weight in channels:
             phase, orientation = divmod(channel, filters.ORIENTATIONS)
             row = rows.setdefault((phase % 2, orientation, weight), len(rows))
@@ -179,11 +179,8 @@ class _Rectified(nn.Module):
 
     def forward(self, padded: Tensor) -> Tensor:
         responses = F.conv2d(padded, self.kernels)
-        if self.shared:
-            signed = [responses, -responses]
-        else:
-            signed = [responses[:, self.on], -responses[:, self.off]]
-        return F.relu(torch.cat(signed, dim=1))
+        on, off = (responses, responses) if self.shared else (responses[:, self.on], responses[:, self.off])
+        return F.relu(torch.cat([on, -off], dim=1))
 
 
 def _channels_of(colour: int, chosen: ChannelSet | None) -> list[tuple[int, float]]:

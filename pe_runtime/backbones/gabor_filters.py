@@ -1,4 +1,4 @@
-"""The constants and the filters of the `gabor` backbone; `gabor.py` runs them, docs/gabor.md explains them."""
+"""The constants and filters of the `gabor` backbone: `gabor.py` runs them, docs/gabor.md explains them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ORIENTATIONS = 6
 PHASES = (0, 90, 180, 270)
 """Preferred phases in degrees: even on, odd on, even off, odd off."""
 
-WAVELENGTH = 3.0
+WAVELENGTH = 4.0
 """Wavelength of the filters, in pixels of their own scale."""
 ENVELOPE = 0.56
 """Standard deviation of the Gaussian envelope in wavelengths: a bandwidth of one octave."""
-KERNEL_RADIUS = 5
+KERNEL_RADIUS = 6
 """The filters have 2 * KERNEL_RADIUS + 1 taps a side."""
 POOL_SIGMA = 1.5
 """Standard deviation of the Gaussian over which contrast energy is pooled, in pixels of the scale."""
@@ -36,10 +36,18 @@ POOL_RADIUS = 4
 PYRAMID = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 """Binomial low-pass filter before each subsampling by 2."""
 
-SEMI_SATURATION = ((0.1, 0.05, 0.05),) * SCALES
-"""Contrast amplitude at which the response is half-saturated: per scale, per colour."""
-GAINS = ((1.0, 0.7, 0.7),) * SCALES
-"""Response of a fully saturated channel: per scale, per colour."""
+SEMI_SATURATION = 0.01
+"""Contrast amplitude, in code values, at which responses turn from linear to compressive."""
+EXPONENT = 0.5
+"""q in response / (semi-saturation^2 + energy)^(q / 2): 0 leaves responses linear, 1 makes them saturate."""
+GAINS = (
+    (0.25, 0.07, 0.07),
+    (1.0, 0.2, 0.2),
+    (0.5, 0.2, 0.3),
+    (0.3, 0.3, 0.4),
+    (0.4, 0.4, 0.5),
+)
+"""Gain of the responses: a row per scale, a column per opponent channel; squared, its share in a distance."""
 
 CHANNELS = len(COLOURS) * len(PHASES) * ORIENTATIONS
 """Channels of each scale."""
@@ -140,7 +148,7 @@ def constants_hash(scales: int) -> str:
 
     Values are rounded to 2^-20 first: the last bits of exp and cos differ between platforms.
     """
-    constants = [OPPONENT, PYRAMID, SEMI_SATURATION[:scales], GAINS[:scales], WAVELENGTH, ENVELOPE]
+    constants = [OPPONENT, PYRAMID, SEMI_SATURATION, EXPONENT, GAINS[:scales]]
     digest = hashlib.sha256(json.dumps(["gabor", 1, scales, constants]).encode())
     for values in (quadrature_bank(), energy_filter(), pooling_filter()):
         digest.update(np.rint(values * 2**20).astype("<i8").tobytes())

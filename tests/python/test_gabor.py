@@ -1,0 +1,436 @@
+"""The V1 model against its definition in plain NumPy, its tuning, its invariances and its exports."""
+
+import io
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from pe_runtime.backbones import gabor_filters as filters
+from pe_runtime.backbones.gabor import GABOR_TAPS, GaborNetwork, build_gabor
+from pe_runtime.channels import ChannelSet
+
+FULL = build_gabor(dict.fromkeys(GABOR_TAPS))
+EACH = filters.CHANNELS // len(filters.COLOURS)
+
+
+def distance(network: GaborNetwork, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Eq. 1 per tap, averaged over the taps."""
+    a, b = network(first), network(second)
+    return torch.stack([(a[tap] - b[tap]).square().mean(dim=(1, 2, 3)) for tap in network.taps]).mean(dim=0)
+
+
+def grating(size: int, frequency: float, degrees: float, contrast: float = 1.0, phase: float = 0.0):
+    """Grey cos(2 pi f (x cos o + y sin o) - phase) around 0.5, origin at the centre pixel."""
+    axis = np.arange(size) - size // 2
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    angle = math.radians(degrees)
+    wave = np.cos(2 * math.pi * frequency * (x * math.cos(angle) + y * math.sin(angle)) - math.radians(phase))
+    return torch.tensor(0.5 + 0.5 * contrast * wave, dtype=torch.float32).expand(1, 3, size, size)
+
+
+def noise(height: int, width: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+# --- the definition, written plainly ---
+
+
+def correlate(image: np.ndarray, kernel: np.ndarray, step: int = 1) -> np.ndarray:
+    """Correlation at every step-th pixel, one pixel at a time; the border is repeated."""
+    radii = [side // 2 for side in kernel.shape]
+    padded = np.pad(image, [(radii[0], radii[0]), (radii[1], radii[1])], mode="edge")
+    rows, columns = range(0, image.shape[0], step), range(0, image.shape[1], step)
+    return np.array(
+        [
+            [(padded[i : i + kernel.shape[0], j : j + kernel.shape[1]] * kernel).sum() for j in columns]
+            for i in rows
+        ]
+    )
+
+
+def plain_gabor(wavelength: float, degrees: float, phase: float, radius: int) -> np.ndarray:
+    kernel = np.empty((2 * radius + 1, 2 * radius + 1))
+    envelope, wave = kernel.copy(), kernel.copy()
+    for i in range(kernel.shape[0]):
+        for j in range(kernel.shape[1]):
+            y, x = i - radius, j - radius
+            along = x * math.cos(math.radians(degrees)) + y * math.sin(math.radians(degrees))
+            envelope[i, j] = math.exp(-(x * x + y * y) / (2 * (0.56 * wavelength) ** 2))
+            wave[i, j] = math.cos(2 * math.pi * along / wavelength - math.radians(phase))
+    kernel = envelope * (wave - (envelope * wave).sum() / envelope.sum())
+    return kernel / (kernel * wave).sum()
+
+
+def plain_model(image: np.ndarray) -> list[np.ndarray]:
+    """All taps of one (3, H, W) float64 image, as docs/gabor.md defines them."""
+    radius, wavelength = filters.KERNEL_RADIUS, filters.WAVELENGTH
+    angles = [180 * index / filters.ORIENTATIONS for index in range(filters.ORIENTATIONS)]
+    bank = {
+        (phase, angle): plain_gabor(wavelength, angle, phase, radius) for phase in (0, 90) for angle in angles
+    }
+    power = sum(np.abs(np.fft.fft2(kernel, s=(64, 64))) ** 2 for kernel in bank.values())
+    energy = np.roll(np.fft.ifft2(np.sqrt(power)).real, (32, 32), (0, 1))
+    energy = energy[32 - radius : 33 + radius, 32 - radius : 33 + radius]
+    energy = energy - energy.mean()
+    axis = np.arange(-radius, radius + 1)
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    waves = [np.cos(2 * np.pi * (x * math.cos(a) + y * math.sin(a)) / wavelength) for a in np.radians(angles)]
+    energy = energy / np.mean([(energy * wave).sum() for wave in waves])
+    pool = np.exp(
+        -(np.arange(-filters.POOL_RADIUS, filters.POOL_RADIUS + 1) ** 2) / (2 * filters.POOL_SIGMA**2)
+    )
+    pool = np.outer(pool, pool) / pool.sum() ** 2
+    binomial = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
+
+    planes = [sum(w * plane for w, plane in zip(row, image, strict=True)) for row in filters.OPPONENT]
+    taps = []
+    for scale in range(filters.SCALES):
+        if scale:
+            planes = [correlate(plane, binomial, step=2) for plane in planes]
+        channels = []
+        for colour, plane in enumerate(planes):
+            contrast_energy = correlate(2 * correlate(plane, energy) ** 2, pool)
+            normaliser = filters.SEMI_SATURATION**2 + contrast_energy
+            for phase in (0, 90, 180, 270):
+                for angle in angles:
+                    sign = 1 if phase < 180 else -1
+                    response = np.maximum(sign * correlate(plane, bank[phase % 180, angle]), 0)
+                    gain = filters.GAINS[scale][colour]
+                    channels.append(gain * response / normaliser ** (filters.EXPONENT / 2))
+        taps.append(np.stack(channels))
+    return taps
+
+
+def test_matches_the_definition_written_plainly():
+    image = noise(33, 38, seed=3)
+    network = build_gabor(dict.fromkeys(GABOR_TAPS)).double()
+    for tap, expected in zip(
+        network(image.double()).items(), plain_model(image[0].double().numpy()), strict=True
+    ):
+        # The filters are stored in float32, so eight digits cannot be asked for.
+        np.testing.assert_allclose(tap[1][0].numpy(), expected, rtol=1e-6, atol=1e-6, err_msg=tap[0])
+    single = FULL(image)
+    for tap, expected in zip(single.items(), plain_model(image[0].double().numpy()), strict=True):
+        np.testing.assert_allclose(tap[1][0].numpy(), expected, rtol=1e-4, atol=1e-5, err_msg=tap[0])
+
+
+# --- filters ---
+
+
+def test_filters_are_zero_mean_quadrature_pairs():
+    bank = filters.quadrature_bank()
+    assert bank.shape[:2] == (2, filters.ORIENTATIONS)
+    np.testing.assert_allclose(bank.sum(axis=(2, 3)), 0, atol=1e-12)
+    even, odd = bank
+    np.testing.assert_allclose(even, even[:, ::-1, ::-1], atol=1e-12)
+    np.testing.assert_allclose(odd, -odd[:, ::-1, ::-1], atol=1e-12)
+    np.testing.assert_allclose((even**2).sum(axis=(1, 2)), (odd**2).sum(axis=(1, 2)), rtol=0.02)
+    np.testing.assert_allclose((even * odd).sum(axis=(1, 2)), 0, atol=1e-12)
+
+
+def test_energy_filter_stands_for_the_sum_over_the_bank():
+    """On noise, its mean square is the bank's summed mean square, up to the one scale of its definition."""
+    kernel, bank = filters.energy_filter(), filters.quadrature_bank()
+    assert abs(kernel.sum()) < 1e-12
+    spectrum = np.abs(np.fft.fft2(kernel, s=(64, 64))) ** 2
+    power = (np.abs(np.fft.fft2(bank, s=(64, 64))) ** 2).sum(axis=(0, 1))
+    assert np.corrcoef(spectrum.ravel(), power.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("tap", GABOR_TAPS[:4])
+def test_responses_peak_at_the_built_frequency_and_orientation(tap):
+    """Of gratings a ninth of an octave apart and 15 degrees apart, each channel prefers its own."""
+    labels = FULL.channel_labels(tap)
+    size = 256
+    for phase_block in (0, 1):  # even on, odd on; off channels are the same filters
+        for index in range(filters.ORIENTATIONS):
+            channel = phase_block * filters.ORIENTATIONS + index
+            label = labels[channel]
+            network = build_gabor({tap: ChannelSet((channel,))})
+            # Half-contrast gratings, averaged over space as the tuning curves are.
+            turned = [label.orientation + turn for turn in range(-45, 60, 15)]
+            responses = [network(grating(size, label.frequency, o, 0.5))[tap].mean().item() for o in turned]
+            assert turned[int(np.argmax(responses))] == label.orientation, label
+            octaves = np.arange(-9, 10) / 9
+            responses = [
+                network(grating(size, label.frequency * 2**o, label.orientation, 0.5))[tap].mean().item()
+                for o in octaves
+            ]
+            assert abs(octaves[int(np.argmax(responses))]) <= 2 / 9, label
+
+
+@pytest.mark.parametrize("phase", [0, 90, 180, 270])
+@pytest.mark.parametrize("index", [0, 1, 4])
+def test_preferred_phase(phase, index):
+    """At the centre pixel, the channel labelled with a grating's phase responds most of the four phases."""
+    labels = FULL.channel_labels("scale1")
+    own = (phase // 90) * filters.ORIENTATIONS + index
+    label = labels[own]
+    assert (label.colour, label.phase) == ("luminance", phase)
+    features = FULL(grating(65, label.frequency, label.orientation, 0.5, phase))["scale1"]
+    responses = features[0, index : EACH : filters.ORIENTATIONS, 32, 32]
+    assert int(responses.argmax()) == phase // 90
+
+
+@pytest.mark.parametrize("colour", [0, 1, 2])
+def test_contrast_response_follows_the_normalisation_curve(colour):
+    """R(c) = g c / (s^2 + c^2)^(q/2) for the preferred grating of amplitude c: rises, then saturates."""
+    label = FULL.channel_labels("scale1")[colour * EACH]
+    # A direction in RGB that moves this opponent channel alone, by 1 per unit.
+    direction = torch.tensor(np.linalg.inv(np.array(filters.OPPONENT))[:, colour], dtype=torch.float32)
+    wave = (grating(129, label.frequency, label.orientation) - 0.5) * 2 * direction[:, None, None]
+    gain, saturation = filters.GAINS[0][colour], filters.SEMI_SATURATION
+    amplitudes = np.array([0.001, 0.01, 0.03, 0.1, 0.2])
+    responses = np.array(
+        [FULL(0.5 + float(c) * wave)["scale1"][0, colour * EACH, 64, 64].item() for c in amplitudes]
+    )
+    expected = gain * amplitudes / (saturation**2 + amplitudes**2) ** (filters.EXPONENT / 2)
+    # The energy filter's gain is 1 on average over orientations, not at each of them.
+    np.testing.assert_allclose(responses, expected, rtol=0.03)
+    growth = np.diff(np.log(responses)) / np.diff(np.log(amplitudes))
+    assert growth[0] > growth[-1]
+
+
+def test_labels_number_every_channel_once():
+    for scale, tap in enumerate(GABOR_TAPS):
+        labels = FULL.channel_labels(tap)
+        assert len(labels) == len(set(labels)) == FULL.full_channels[tap] == filters.CHANNELS
+        assert {label.wavelength for label in labels} == {filters.WAVELENGTH * 2**scale}
+        assert all(label.frequency * label.wavelength == pytest.approx(1) for label in labels)
+
+
+# --- invariances ---
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_uniform_images_give_no_response_and_finite_gradients(value):
+    image = torch.full((1, 3, 40, 47), value, requires_grad=True)
+    features = FULL(image)
+    assert all(torch.isfinite(f).all() and f.abs().max() < 1e-4 for f in features.values())
+    sum(f.square().mean() for f in features.values()).backward()
+    assert torch.isfinite(image.grad).all()
+
+
+def test_identical_images_are_at_distance_zero_with_finite_gradient():
+    image = noise(48, 48)
+    other = image.clone().requires_grad_()
+    value = distance(FULL, image, other)
+    assert value.item() == 0
+    value.sum().backward()
+    assert torch.isfinite(other.grad).all()
+    assert not other.grad.any()
+
+
+def test_gradcheck():
+    network = build_gabor({"scale1": ChannelSet((0, 7, 13, 30, 50, 71)), "scale2": None}).double()
+    image = noise(5, 6, seed=1).double().requires_grad_()
+    other = noise(5, 6, seed=2).double()
+    assert torch.autograd.gradcheck(lambda x: distance(network, other, x), (image,))
+
+
+def test_a_score_does_not_depend_on_its_batch():
+    images, others = noise(40, 44, batch=3), noise(40, 44, batch=3, seed=1)
+    together = distance(FULL, images, others)
+    alone = torch.cat([distance(FULL, images[i : i + 1], others[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=0)
+
+
+def test_channels_last_images_give_the_same():
+    images = noise(40, 44, batch=2)
+    expected = FULL(images)
+    got = FULL(images.contiguous(memory_format=torch.channels_last))
+    for tap in GABOR_TAPS:
+        torch.testing.assert_close(got[tap], expected[tap], rtol=1e-5, atol=1e-6)
+
+
+@st.composite
+def selections(draw) -> dict[str, ChannelSet | None]:
+    taps = draw(st.lists(st.sampled_from(GABOR_TAPS), min_size=1, max_size=3, unique=True))
+    chosen: dict[str, ChannelSet | None] = {}
+    for tap in taps:
+        indices = draw(st.sets(st.integers(0, filters.CHANNELS - 1), min_size=1, max_size=30))
+        weighted = draw(st.booleans())
+        weights = draw(st.lists(st.floats(0.01, 10), min_size=len(indices), max_size=len(indices)))
+        chosen[tap] = ChannelSet(sorted(indices), weights if weighted else None)
+    if draw(st.booleans()):
+        chosen[taps[0]] = None
+    return chosen
+
+
+@settings(max_examples=25, deadline=None)
+@given(taps=selections(), height=st.integers(32, 50), width=st.integers(32, 50))
+def test_selecting_equals_computing_all_then_selecting(taps, height, width):
+    network = build_gabor(taps).eval()
+    images = noise(height, width, batch=2)
+    everything, selected = FULL(images), network(images)
+    assert list(selected) == [tap for tap in GABOR_TAPS if tap in taps] == list(network.taps)
+    for tap, features in selected.items():
+        expected = everything[tap]
+        chosen = taps[tap]
+        if chosen is not None:
+            weights = torch.tensor(chosen.weights or [1.0] * len(chosen))
+            expected = expected[:, list(chosen.indices)] * weights[:, None, None]
+        assert network.out_channels[tap] == features.shape[1]
+        torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-6)
+        assert network.weights_hash(tap) == FULL.weights_hash(tap)
+
+
+def test_filters_of_unselected_channels_do_not_exist():
+    chosen = ChannelSet(
+        (0, 2 * filters.ORIENTATIONS, EACH + 3)
+    )  # an on and off pair, and one chromatic filter
+    network = build_gabor({"scale2": chosen})
+    kernels = [
+        value for name, value in network.named_buffers() if name.startswith("scales.") and "kernels" in name
+    ]
+    assert sum(len(kernel) for kernel in kernels) == 2
+    assert len(network.scales) == 2
+    assert not list(network.parameters())
+
+
+def test_hash_differs_between_taps():
+    hashes = [FULL.weights_hash(tap) for tap in GABOR_TAPS]
+    assert len(set(hashes)) == len(hashes)
+    assert all(len(value) == 64 for value in hashes)
+
+
+@pytest.mark.parametrize(
+    ("taps", "message"),
+    [
+        ({}, "taps: expected some of 'scale1'.*got none"),
+        ({"conv1": None}, "taps: expected some of 'scale1'.*got 'conv1'"),
+        ({"scale1": ChannelSet((0, filters.CHANNELS))}, f"expected indices below {filters.CHANNELS}"),
+    ],
+)
+def test_bad_taps_are_refused(taps, message):
+    with pytest.raises(ValueError, match=message):
+        build_gabor(taps)
+
+
+def test_unknown_tap_is_refused_by_its_queries():
+    for query in (FULL.weights_hash, FULL.channel_labels):
+        with pytest.raises(ValueError, match="tap: expected one of 'scale1'"):
+            query("scale0")
+
+
+@settings(max_examples=15, deadline=None)
+@given(height=st.integers(1, 70), width=st.integers(1, 70), last=st.integers(1, filters.SCALES))
+def test_sizes(height, width, last):
+    network = build_gabor(dict.fromkeys(GABOR_TAPS[:last]))
+    assert network.min_size == 2**last
+    height, width = max(height, network.min_size), max(width, network.min_size)
+    for scale, features in enumerate(network(noise(height, width)).values()):
+        assert features.shape[2:] == (-(-height // 2**scale), -(-width // 2**scale))
+        assert torch.isfinite(features).all()
+        assert (features >= 0).all()
+
+
+# --- exports ---
+
+
+@pytest.mark.parametrize(
+    "taps", [dict.fromkeys(GABOR_TAPS), {"scale2": ChannelSet((1, 14, 40), (1, 2, 0.5))}]
+)
+def test_onnx_with_dynamic_sizes_matches_eager(taps):
+    network = build_gabor(taps).eval()
+    sizes = {
+        0: torch.export.Dim("batch", min=1),
+        2: torch.export.Dim("height", min=32),
+        3: torch.export.Dim("width", min=32),
+    }
+    program = torch.onnx.export(
+        network, (noise(48, 56, batch=2),), dynamo=True, dynamic_shapes=(sizes,), verbose=False
+    )
+    stream = io.BytesIO()
+    program.save(stream)
+    session = onnxruntime.InferenceSession(stream.getvalue(), providers=["CPUExecutionProvider"])
+    for shape in ((37, 51, 1), (64, 64, 3), (33, 90, 2)):
+        images = noise(*shape, seed=4)
+        outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        for got, expected in zip(outputs, network(images).values(), strict=True):
+            np.testing.assert_allclose(got, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_traced_network_matches_eager_at_another_size():
+    traced = torch.jit.trace(FULL, noise(40, 48), strict=False)
+    images = noise(53, 61, batch=2)
+    for tap, features in traced(images).items():
+        torch.testing.assert_close(features, FULL(images)[tap], rtol=1e-5, atol=1e-6)
+
+
+# --- perception: more of a distortion is further away ---
+
+
+def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    return gaussian_filter(image, (sigma, sigma, 0), mode="nearest")
+
+
+def noisy(image: np.ndarray, deviation: float) -> np.ndarray:
+    return image + np.random.default_rng(0).normal(0, deviation, image.shape)
+
+
+def jpeg(image: np.ndarray, quality: float) -> np.ndarray:
+    stream = io.BytesIO()
+    Image.fromarray(to_bytes(image)).save(stream, format="JPEG", quality=int(quality))
+    return np.asarray(Image.open(stream).convert("RGB")) / 255
+
+
+def resampled(image: np.ndarray, factor: float) -> np.ndarray:
+    full = Image.fromarray(to_bytes(image))
+    small = full.resize((round(full.width / factor), round(full.height / factor)), Image.Resampling.BICUBIC)
+    return np.asarray(small.resize(full.size, Image.Resampling.BICUBIC)) / 255
+
+
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+LEVELS: dict[Callable[[np.ndarray, float], np.ndarray], list[float]] = {
+    blurred: [0.5, 0.8, 1.2, 1.8, 2.7, 4],
+    noisy: [0.01, 0.02, 0.04, 0.08, 0.16],
+    jpeg: [90, 75, 50, 30, 15, 7],
+    resampled: [1.5, 2, 3, 4, 6, 8],
+}
+
+
+def orders_all_levels(image: np.ndarray) -> Iterator[tuple[str, list[float]]]:
+    reference = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    with torch.inference_mode():
+        features = FULL(reference)
+        for distort, levels in LEVELS.items():
+            distances = []
+            for level in levels:
+                distorted = (
+                    torch.from_numpy(to_bytes(distort(image, level)) / 255).permute(2, 0, 1)[None].float()
+                )
+                other = FULL(distorted)
+                distances.append(
+                    float(sum((features[t] - other[t]).square().mean() for t in GABOR_TAPS) / len(GABOR_TAPS))
+                )
+            yield distort.__name__, distances
+
+
+@pytest.mark.parametrize("number", range(1, 25))
+def test_orders_levels_on_every_kodak_image(shared, number):
+    path = shared / "images" / "kodak" / f"kodim{number:02d}.png"
+    image = np.asarray(Image.open(path).convert("RGB"))[128:384, 256:512] / 255
+    for name, distances in orders_all_levels(image):
+        assert distances[0] > 0
+        assert all(a < b for a, b in pairwise(distances)), (name, distances)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
+def test_orders_levels_on_photographs_of_scikit_image(name):
+    data = pytest.importorskip("skimage.data")
+    image = getattr(data, name)()[20:276, 20:276, :3] / 255
+    for distortion, distances in orders_all_levels(image):
+        assert all(a < b for a, b in pairwise(distances)), (distortion, distances)
