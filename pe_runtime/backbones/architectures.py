@@ -6,7 +6,8 @@ its third layer never allocates the rest. torchvision is imported by `build_chai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_LARGEST_MIN_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,14 @@ class Chain:
         """Parameters and buffers of the steps by torchvision's key, without the batch counters."""
         return {key: tensor for step in self.steps for key, tensor in step_state(step).items()}
 
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Give the steps their weights; `state` has the keys of `state()`."""
+        for step in self.steps:
+            # Batch counters, absent here as from older files, are filled in by the batch norms.
+            own = {key.removeprefix(f"{step.key}."): state[key] for key in step_state(step)}
+            step.module.load_state_dict(own, assign=True)
+            step.module.requires_grad_(False)
+
     def map_shapes(self, size: int) -> list[tuple[int, int]]:
         """Channels and map height of each step's output for a square image.
 
@@ -82,14 +93,15 @@ class Chain:
 
     def min_size(self) -> int:
         """Least height and width of an image that leaves a map at the last step."""
-        size = 1
-        while True:
-            try:
-                self.map_shapes(size)
-            except RuntimeError:
-                size += 1
-            else:
-                return size
+        # A map never shrinks when the image grows, so bisection finds the first size that fits.
+        return 1 + bisect_left(range(1, _LARGEST_MIN_SIZE), True, key=self._fits)
+
+    def _fits(self, size: int) -> bool:
+        try:
+            self.map_shapes(size)
+        except RuntimeError:
+            return False
+        return True
 
 
 def step_state(step: Step) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from pe_runtime.backbones.architectures import Chain, build_chain, step_state
+from pe_runtime.backbones.architectures import Chain, build_chain
 from pe_runtime.backbones.weights import Weights, hash_weights, load_weights
 from pe_runtime.channels import ChannelSet
 
@@ -40,8 +40,8 @@ class ChainNetwork(nn.Module):
 
         super().__init__()
         chain, positions = _truncated(name, taps)
-        shapes = chain.map_shapes(chain.min_size())
-        widths = [channels for channels, _ in shapes]
+        self.min_size = chain.min_size()
+        widths = [channels for channels, _ in chain.map_shapes(self.min_size)]
         self.taps = tuple(positions.values())
         self.channels = {tap: taps[tap] for tap in self.taps}
         self.full_channels = {tap: widths[position] for position, tap in positions.items()}
@@ -52,14 +52,9 @@ class ChainNetwork(nn.Module):
             tap: self.full_channels[tap] if chosen is None else len(chosen)
             for tap, chosen in self.channels.items()
         }
-        self.min_size = chain.min_size()
 
         state, self.source = load_weights(chain, weights, seed)
-        for step in chain.steps:
-            # Batch counters, absent here as from older files, are filled in by the batch norms.
-            own = {key.removeprefix(f"{step.key}."): state[key] for key in step_state(step)}
-            step.module.load_state_dict(own, assign=True)
-            step.module.requires_grad_(False)
+        chain.load(state)
         self._hashes = hash_weights(chain, self.taps)
 
         modules, heads = slice_chain(
