@@ -172,6 +172,19 @@ def test_orientation_out_of_range_is_upright(tmp_path, orientation):
     np.testing.assert_array_equal(read_image(save(tmp_path, data)).pixels, photo())
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+def test_orientation_of_xmp_counts_without_exif(tmp_path, depth):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+    stored = photo().astype(np.uint16) * (1 if depth == 8 else 257)
+    image = read_image(save(tmp_path, png(stored, depth=depth, colour=2, chunks=text)))
+    np.testing.assert_array_equal(image.pixels, np.rot90(stored, -1))
+    both = read_image(
+        save(tmp_path, png(stored, depth=depth, colour=2, chunks=text + chunk(b"eXIf", exif(3))))
+    )
+    np.testing.assert_array_equal(both.pixels, stored[::-1, ::-1])
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
 @pytest.mark.parametrize("name", ["right", "wrong.gif", "wrong.png", "wrong.jpg"])
 def test_the_content_decides_the_format(tmp_path, file_format, name):

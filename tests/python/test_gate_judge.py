@@ -12,7 +12,7 @@ from onnx import helper
 sys.path.insert(0, str(Path(__file__).parent))
 from gate_helpers import FLOAT, metadata, png, save_model, write_metric
 
-from pe_runtime.gate import Judge, Pair, find_pairs, judge_pairs, read_metric
+from pe_runtime.gate import Judge, Pair, Report, Result, find_pairs, judge_pairs, read_metric
 
 IMAGE = ["B", 3, "H", "W"]
 
@@ -330,6 +330,24 @@ def test_one_bad_pair_does_not_stop_the_others(folders, metric):
     assert results["7.png"].error.startswith("reference: ")
     assert results["x"].error.startswith("candidate: expected a file")
     assert all(result.score is None for result in results.values() if result.verdict == "error")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "error", "expected"),
+    [
+        ((), None, "error"),
+        (("pass", "pass"), None, "pass"),
+        (("pass", "fail"), None, "fail"),
+        (("fail", "error", "pass"), None, "error"),
+        (("pass", "error"), None, "error"),
+        (("pass",), "the disk is full", "error"),
+    ],
+)
+def test_verdict_on_all(verdicts, error, expected):
+    results = [Result(str(n), None, None, verdict) for n, verdict in enumerate(verdicts)]
+    report = Report(results=results, error=error)
+    assert report.verdict == expected
+    assert report.exit_code == {"pass": 0, "fail": 1, "error": 2}[expected]
 
 
 def test_warnings_about_a_pair(tmp_path, metric):
