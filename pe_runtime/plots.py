@@ -29,7 +29,8 @@ def plot_tuning(
     Args:
         profile: whose curves.
         path: where to; .png or .svg.
-        channels: at most 16 channel numbers; None: the highest, the median and the lowest PE.
+        channels: at most 16 channel numbers; None: the highest, the median and the lowest PE
+            above 0.
 
     Raises:
         ValueError: another suffix, a channel that does not exist, or none or too many.
@@ -89,8 +90,9 @@ def plot_scores(profile: Profile, path: str | os.PathLike[str]) -> None:
 
 def _default_channels(profile: Profile) -> list[int]:
     order = np.argsort(profile.pe, kind="stable")[::-1]
-    picked = [int(order[0]), int(order[len(order) // 2]), int(order[-1])]
-    return list(dict.fromkeys(picked))
+    # Silent channels have nothing to show, unless there are no others.
+    count = max(1, int((profile.pe > 0).sum()))
+    return list(dict.fromkeys(int(order[rank]) for rank in (0, count // 2, count - 1)))
 
 
 def _draw_frequency(axes: Axes, profile: Profile, channel: int) -> None:

@@ -189,7 +189,7 @@ class Profile:
 
         Args:
             path: where to; the suffix chooses the format.
-            channels: which channels; None: the highest, the median and the lowest PE.
+            channels: which channels; None: the highest, the median and the lowest PE above 0.
 
         Raises:
             ValueError: another suffix, or a channel that does not exist.
@@ -226,7 +226,8 @@ class Profile:
         if Path(path).suffix != ".safetensors":
             raise ValueError(f"path: expected a name that ends in .safetensors, got {str(path)!r}")
         tensors = self._tensors()
-        metadata = {**self.describe(), "sha256": _digest(tensors)}
+        description = self.describe()
+        metadata = {**description, "sha256": _digest(description, tensors)}
         with atomic_path(path) as temporary:
             safetensors.numpy.save_file(
                 tensors, temporary, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)}
@@ -287,8 +288,9 @@ def _from_parts(metadata: dict[str, Any], tensors: dict[str, FloatArray]) -> Pro
     for name, values in tensors.items():
         if values.dtype != np.float64:
             raise ValueError(f"{name}: expected float64, got {values.dtype}")
-    if _digest(tensors) != metadata["sha256"]:
-        raise ValueError("sha256: the arrays are not those that were saved")
+    description = {name: value for name, value in metadata.items() if name != "sha256"}
+    if _digest(description, tensors) != metadata["sha256"]:
+        raise ValueError("sha256: the metadata or the arrays are not those that were saved")
     profile = Profile(
         backbone=metadata["backbone"],
         tap=metadata["tap"],
@@ -307,8 +309,8 @@ def _from_parts(metadata: dict[str, Any], tensors: dict[str, FloatArray]) -> Pro
     return profile
 
 
-def _digest(tensors: dict[str, FloatArray]) -> str:
-    digest = hashlib.sha256()
+def _digest(description: dict[str, Any], tensors: dict[str, FloatArray]) -> str:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in sorted(tensors):
         values = tensors[name]
         digest.update(f"{name} {values.dtype} {values.shape}".encode())
