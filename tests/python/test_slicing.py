@@ -22,11 +22,8 @@ CASES = [
     *[("alexnet", tap) for tap in ("conv1", "pool1", "conv3", "relu5", "pool5")],
     *[("squeezenet1_0", tap) for tap in ("relu1", "fire2", "pool4", "pool8", "fire9")],
     *[("squeezenet1_1", tap) for tap in ("conv1", "pool1", "fire3", "pool5", "fire9")],
-    *[
-        (f"shufflenet_v2_{size}", tap)
-        for size in ("x0_5", "x1_0", "x1_5", "x2_0")
-        for tap in ("pool1", "stage2_1", "stage2", "stage3_6", "stage4", "conv5")
-    ],
+    *[("shufflenet_v2_x0_5", tap) for tap in ("pool1", "stage2_1", "stage2", "stage3_6", "stage4")],
+    *[(f"shufflenet_v2_{size}", tap) for size in ("x1_0", "x1_5", "x2_0") for tap in ("stage2_3", "conv5")],
     *[("googlenet", tap) for tap in ("conv1", "pool1", "conv3", "inception3b", "pool3", "inception4e")],
     *[("googlenet", tap) for tap in ("pool4", "inception5b")],
 ]
@@ -38,7 +35,7 @@ def test_selected_equals_select_then_weight(name, tap):
     channels = full.full_channels[tap]
     images = _images(2, max(64, full.min_size), max(71, full.min_size))
     expected = full(images)[tap]
-    for count, seed in ((1, 0), (max(1, channels // 10), 1), (channels - 1, 2), (channels, 3)):
+    for count, seed in ((1, 0), (channels // 10, 1), (channels, 2)):
         chosen = _random_set(channels, count, seed)
         small = Backbone(name, {tap: chosen}, "random")
         assert small.out_channels == {tap: count}
@@ -58,7 +55,7 @@ def test_selected_equals_select_then_weight(name, tap):
     ],
 )
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_any_taps_and_sets_agree_in_float64(name, last, data):
     modules, widths = _double_chain(name, last)
     images = _images(1, 64, 65).double()
