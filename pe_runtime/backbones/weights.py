@@ -112,15 +112,15 @@ def _read(path: Path) -> Any:
         )
     if not path.is_file():
         raise FileNotFoundError(f"weights: expected an existing file, got {str(path)!r}")
+    # Opened first: an error after this is the file's content, whatever the parser raises (OSError included).
+    with path.open("rb"):
+        pass
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    # Damaged files raise whatever the parser trips over: SafetensorError, RuntimeError, EOFError, KeyError...
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
