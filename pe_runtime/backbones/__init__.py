@@ -66,6 +66,7 @@ class Backbone(nn.Module):
     """A fixed feature extractor: nothing after its last tap, and of the taps only the channels wanted.
 
     The network is always in eval mode, and its parameters take no gradient; gradients flow to the images.
+    It is made on the CPU; `.to()` moves it.
 
     Args:
         name: "gabor" or one of torchvision's networks; see BACKBONE_NAMES.
@@ -103,7 +104,9 @@ class Backbone(nn.Module):
         check_choice(name, "name", BACKBONE_NAMES)
         wanted = _wanted(name, taps)
         self.name = name
-        self.network = _build(name, wanted, weights, seed)
+        # Whatever default device the caller has set: weights are read, checked and folded on the CPU.
+        with torch.device("cpu"):
+            self.network = _build(name, wanted, weights, seed)
         self.taps: tuple[str, ...] = self.network.taps
         self.channels: dict[str, ChannelSet | None] = self.network.channels
         self.out_channels: dict[str, int] = self.network.out_channels
@@ -287,5 +290,5 @@ def _parameters(module: nn.Module) -> int:
 
 def _flops(module: nn.Module, images: Tensor) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        copy.deepcopy(module).to("meta")(images)
+        copy.deepcopy(module).to("meta")(images.to(_dtype(module)))
     return int(counter.get_total_flops())

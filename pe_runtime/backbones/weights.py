@@ -176,7 +176,8 @@ def _random_tensor(key: str, like: Tensor, seed: int) -> Tensor:
     if like.ndim == 4:
         # No ReLU follows a depthwise convolution that would halve the power.
         power = 1 if like.shape[1] == 1 else 2
-        return torch.randn(like.shape, generator=generator) * (power / like[0].numel()) ** 0.5
+        normal = torch.randn(like.shape, generator=generator, dtype=torch.float32)
+        return normal * (power / like[0].numel()) ** 0.5
     if key.endswith(("weight", "running_var")):
-        return 0.5 + torch.rand(like.shape, generator=generator)
-    return 0.1 * torch.randn(like.shape, generator=generator)
+        return 0.5 + torch.rand(like.shape, generator=generator, dtype=torch.float32)
+    return 0.1 * torch.randn(like.shape, generator=generator, dtype=torch.float32)

@@ -190,6 +190,24 @@ def test_cost_by_hand():
         Backbone("alexnet", ["conv3"], "random").cost(30, 64)
 
 
+def test_cost_does_not_depend_on_dtype():
+    backbone = Backbone("alexnet", {"conv2": ChannelSet((1,))}, "random")
+    assert backbone.cost(64, 64) == backbone.double().cost(64, 64)
+
+
+def test_callers_default_device_and_dtype_do_not_matter():
+    expected = Backbone("shufflenet_v2_x0_5", {"stage2_1": ChannelSet((1, 4))}, "random")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            backbone = Backbone("shufflenet_v2_x0_5", {"stage2_1": ChannelSet((1, 4))}, "random")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(backbone(images)["stage2_1"], expected(images)["stage2_1"])
+    assert backbone.describe() == expected.describe()
+
+
 def test_cost_of_an_upstream_tap_counts_what_is_computed_once():
     both = Backbone("vgg16", {"relu1_1": ChannelSet((1,)), "relu1_2": ChannelSet((2,))}, "random").cost(
         32, 32

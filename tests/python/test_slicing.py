@@ -86,14 +86,18 @@ def test_taps_upstream_of_one_another_share_what_they_need():
     _assert_close_float32(got["stage3_1"], expected["stage3_1"], None)
 
 
-def test_nothing_after_the_last_tap_exists():
-    for name, tap, last_key in (("vgg16", "relu2_2", "features.8"), ("googlenet", "inception3a", None)):
-        backbone = Backbone(name, [tap], "random")
-        chain = build_chain(name)
-        steps = [step.name for step in chain.steps]
-        assert list(backbone.network.steps) == steps[: steps.index(tap) + 1]
-        assert not any(isinstance(part, nn.Linear) for part in backbone.modules())
-        assert last_key in (None, chain.steps[chain.position(tap)].key)
+@pytest.mark.parametrize(
+    ("name", "tap"), [("vgg16", "relu2_2"), ("googlenet", "inception3a"), ("shufflenet_v2_x0_5", "stage2_2")]
+)
+def test_nothing_after_the_last_tap_exists(name, tap):
+    backbone = Backbone(name, [tap], "random")
+    chain = build_chain(name)
+    upto = [step.name for step in chain.steps][: chain.position(tap) + 1]
+    assert list(backbone.network.steps) == upto
+    assert not any(isinstance(part, nn.Linear) for part in backbone.modules())
+    needed = chain.upto(chain.position(tap)).state()
+    learned = [tensor for key, tensor in needed.items() if "running" not in key]
+    assert sum(map(torch.numel, backbone.parameters())) == sum(map(torch.numel, learned))
 
 
 def test_convolution_before_relu_is_sliced_and_weighted():
