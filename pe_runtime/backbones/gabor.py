@@ -137,13 +137,10 @@ class _Scale(nn.Module):
         radius = filters.KERNEL_RADIUS
         padded = F.pad(inputs, (radius, radius, radius, radius), mode="replicate")
         factor = (self.saturation**2 + self._contrast_energy(padded)) ** (-filters.EXPONENT / 2)
-        return torch.cat(
-            [
-                bank(padded[:, index : index + 1]) * factor[:, index : index + 1]
-                for index, bank in enumerate(self.colours)
-            ],
-            dim=1,
-        )
+        responses: list[Tensor] = []
+        for index, colour in enumerate(self.colours):
+            responses += colour(padded[:, index : index + 1], factor[:, index : index + 1])
+        return torch.cat(responses, dim=1)
 
     def _contrast_energy(self, padded: Tensor) -> Tensor:
         """Squared contrast amplitude around each pixel: that of a grating of amplitude a is a^2."""
@@ -155,7 +152,7 @@ class _Scale(nn.Module):
 
 
 class _Rectified(nn.Module):
-    """The filters of one colour, rectified into on and off responses; weights and gain are in the filters."""
+    """One colour's filters, normalised and rectified into on and off; weights and gain are in the filters."""
 
     kernels: Tensor
     on: Tensor
@@ -177,10 +174,12 @@ class _Rectified(nn.Module):
         self.register_buffer("off", torch.tensor(off, dtype=torch.long), persistent=False)
         self.shared = on == off == list(range(len(rows)))
 
-    def forward(self, padded: Tensor) -> Tensor:
-        responses = F.conv2d(padded, self.kernels)
-        on, off = (responses, responses) if self.shared else (responses[:, self.on], responses[:, self.off])
-        return F.relu(torch.cat([on, -off], dim=1))
+    def forward(self, padded: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        responses = F.conv2d(padded, self.kernels) * factor
+        if self.shared:
+            on = F.relu(responses)
+            return on, on - responses  # exactly relu(-responses), in one pass over memory
+        return F.relu(responses[:, self.on]), F.relu(-responses[:, self.off])
 
 
 def _channels_of(colour: int, chosen: ChannelSet | None) -> list[tuple[int, float]]:
