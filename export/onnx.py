@@ -33,8 +33,10 @@ from pe_runtime.exporters.graph import METADATA_KEY, ScoreGraph, describe
 from pe_runtime.metrics import Metric
 
 OPSETS = (18, 19, 20, 21)
-# Relative difference between ONNX Runtime and eager that is put down to another order of summation.
-_TOLERANCE = 1e-4
+# Differences between ONNX Runtime and eager that are put down to another order of summation: of the
+# score, relative; of the map, relative to its largest value (single positions of the contextual loss
+# divide by a minimum near 0, and only their mean is well conditioned).
+_TOLERANCES = {"score": 1e-4, "map": 1e-2}
 
 
 def export_onnx(
@@ -147,10 +149,10 @@ def _verify(graph: ScoreGraph, path: Path) -> None:
     expected = expected if isinstance(expected, tuple) else (expected,)
     names = ("reference", "distorted")
     got = session.run(None, {name: images.numpy() for name, images in zip(names, pair, strict=True)})
-    for name, eager, exported in zip(("score", "map"), expected, got, strict=graph.map):
-        scale = float(eager.abs().max())
-        if not np.allclose(exported, eager.numpy(), rtol=_TOLERANCE, atol=_TOLERANCE * scale):
-            error = float(np.abs(exported - eager.numpy()).max())
+    for (name, tolerance), eager, exported in zip(_TOLERANCES.items(), expected, got, strict=False):
+        error, scale = float(np.abs(exported - eager.numpy()).max()), float(eager.abs().max())
+        # Written so that NaN, for which every comparison is false, is refused as well.
+        if not error <= tolerance * scale:
             raise RuntimeError(
                 f"{name}: the exported graph differs from eager by {error:g} (largest value {scale:g})"
             )

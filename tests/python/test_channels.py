@@ -76,7 +76,9 @@ def test_bad_indices(indices):
         ChannelSet(indices)
 
 
-@pytest.mark.parametrize("weights", [[1.0], [1.0, -0.1], [1.0, float("nan")], [0.0, 0.0], [1.0, float("inf")]])
+@pytest.mark.parametrize(
+    "weights", [[1.0], [1.0, -0.1], [1.0, float("nan")], [0.0, 0.0], [1.0, float("inf")]]
+)
 def test_bad_weights(weights):
     with pytest.raises(ValueError, match="weights: expected"):
         ChannelSet([3, 7], weights)

@@ -243,7 +243,9 @@ def test_bad_arguments_of_score_channels():
 
 def test_published_weights_concentrate_pe(shared):
     """With the real ImageNet SqueezeNet 1.1, H-10 of fire3 holds most of the layer's PE (independent value)."""
-    backbone = pe.Backbone("squeezenet1_1", ["fire3", "fire9"], shared / "weights" / "squeezenet1_1.safetensors")
+    backbone = pe.Backbone(
+        "squeezenet1_1", ["fire3", "fire9"], shared / "weights" / "squeezenet1_1.safetensors"
+    )
     profiles = pe.score_channels(backbone, progress=False)
     fire3, fire9 = profiles["fire3"], profiles["fire9"]
     share = fire3.pe[list(fire3.top(10).indices)].sum() / fire3.pe.sum()
