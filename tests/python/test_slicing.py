@@ -35,7 +35,7 @@ def test_selected_equals_select_then_weight(name, tap):
     channels = full.full_channels[tap]
     images = _images(2, max(64, full.min_size), max(71, full.min_size))
     expected = full(images)[tap]
-    for count, seed in ((1, 0), (channels // 10, 1), (channels, 2)):
+    for count, seed in ((channels // 10, 1), (channels, 2)):
         chosen = _random_set(channels, count, seed)
         small = Backbone(name, {tap: chosen}, "random")
         assert small.out_channels == {tap: count}
@@ -55,7 +55,7 @@ def test_selected_equals_select_then_weight(name, tap):
     ],
 )
 @given(data=st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_any_taps_and_sets_agree_in_float64(name, last, data):
     modules, widths = _double_chain(name, last)
     images = _images(1, 64, 65).double()
