@@ -87,6 +87,19 @@ def test_taps_upstream_of_one_another_share_what_they_need():
 
 
 @pytest.mark.parametrize(
+    ("name", "upstream", "last"),
+    [("alexnet", "conv1", "pool1"), ("shufflenet_v2_x0_5", "stage2_1", "stage2_2")],
+)
+def test_weights_of_the_last_tap_do_not_reach_a_tap_that_it_passes_through(name, upstream, last):
+    # Nothing between the two taps can take the weights of what passes through.
+    sets = {upstream: ChannelSet((1, 4, 20)), last: ChannelSet((0, 1, 2, 20), (0.5, 2.0, 0.0, 3.0))}
+    expected = Backbone(name, [upstream, last], "random")(_images(1, 64, 64))
+    got = Backbone(name, sets, "random")(_images(1, 64, 64))
+    for tap, chosen in sets.items():
+        _assert_close_float32(got[tap], expected[tap], chosen)
+
+
+@pytest.mark.parametrize(
     ("name", "tap"), [("vgg16", "relu2_2"), ("googlenet", "inception3a"), ("shufflenet_v2_x0_5", "stage2_2")]
 )
 def test_nothing_after_the_last_tap_exists(name, tap):
