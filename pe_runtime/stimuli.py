@@ -86,7 +86,7 @@ class Stimulus:
     def frequency_grid(self) -> FloatArray:
         """Frequencies of the radially symmetric gratings, (frequencies,), linear, in cycles per degree."""
         lowest, highest = self.frequency_range()
-        return np.linspace(lowest, highest, self.frequencies).astype(np.float64)
+        return np.asarray(np.linspace(lowest, highest, self.frequencies).tolist())
 
     def orientation_grid(self) -> FloatArray:
         """Orientations of the oriented gratings, (orientations,), in radians in [0, pi)."""
