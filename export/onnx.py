@@ -21,6 +21,7 @@ import importlib.util
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -111,12 +112,13 @@ def _to_model(graph: ScoreGraph, opset: int) -> onnx.ModelProto:
             opset_version=opset,
             custom_translation_table={torch.ops.aten._cdist_forward.default: _pairwise_distances},
         )
+    assert program is not None  # it is only for the exporter that dynamo replaced
     model: onnx.ModelProto = program.model_proto
     _strip(model)
     return model
 
 
-def _pairwise_distances(first, second, p: float, compute_mode: int | None = None):
+def _pairwise_distances(first: Any, second: Any, p: float, compute_mode: int | None = None) -> Any:
     """torch.cdist of (B, N, C) and (B, M, C) in standard operators, for which torch has no translation."""
     difference = op.Sub(op.Unsqueeze(first, [2]), op.Unsqueeze(second, [1]))
     if p == 1:

@@ -86,11 +86,11 @@ class Stimulus:
     def frequency_grid(self) -> FloatArray:
         """Frequencies of the radially symmetric gratings, (frequencies,), linear, in cycles per degree."""
         lowest, highest = self.frequency_range()
-        return np.asarray(np.linspace(lowest, highest, self.frequencies).tolist())
+        return np.linspace(lowest, highest, self.frequencies)
 
     def orientation_grid(self) -> FloatArray:
         """Orientations of the oriented gratings, (orientations,), in radians in [0, pi)."""
-        return np.arange(self.orientations) * (np.pi / self.orientations)
+        return np.linspace(0, np.pi, self.orientations, endpoint=False)
 
     def radial_grating(self, frequency: float) -> FloatArray:
         """A radially symmetric grating: all orientations at one frequency (paper, Section 4.1).

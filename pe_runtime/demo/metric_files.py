@@ -18,7 +18,7 @@ PERCENT = 25
 
 # With the usual bandwidth of 0.5, mild distortions score exactly 0: every position of a mildly blurred
 # photograph finds its own counterpart. A gate wants to see them; a large bandwidth does.
-CONTEXTUAL_BANDWIDTH = 10.0
+CONTEXTUAL_BANDWIDTH = 20.0
 _CONTEXTUAL_TAP = "scale3"
 
 

@@ -11,15 +11,15 @@ from pe_runtime.atomic import atomic_path
 from pe_runtime.demo.distortions import DISTORTIONS
 
 SIDE = 256
-"""Photographs are cut to this many pixels squared about their centre: the contextual loss in standard
-operators holds a matrix of all pairs of positions."""
+"""Photographs are reduced and cut to this many pixels squared: the contextual loss in standard operators
+holds a matrix of all pairs of positions."""
 
 _SKIMAGE = ("astronaut", "camera", "chelsea", "coffee", "rocket")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def load_photographs(folder: Path | None) -> dict[str, Image.Image]:
-    """The photographs of a folder, or those that come with scikit-image, cut to squares.
+    """The photographs of a folder, or those that come with scikit-image, as small squares.
 
     Args:
         folder: with image files; None: scikit-image's.
@@ -76,8 +76,7 @@ def _square(photo: Image.Image) -> Image.Image:
         raise ValueError(
             f"images: expected at least {SIDE} x {SIDE} pixels, got {photo.width} x {photo.height}"
         )
-    left, top = (photo.width - SIDE) // 2, (photo.height - SIDE) // 2
-    return photo.convert("RGB").crop((left, top, left + SIDE, top + SIDE))
+    return ImageOps.fit(photo.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 def _save(photo: Image.Image, path: Path) -> None:

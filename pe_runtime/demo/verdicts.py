@@ -102,6 +102,8 @@ def plot_rows(rows: list[Row], path: Path) -> None:
         axes.plot(range(1, len(row.scores) + 1), row.scores, marker="o", markersize=3, label=row.photograph)
         axes.set_xticks(range(1, len(row.scores) + 1), [f"{strength:g}" for strength in row.strengths])
         axes.set_title(f"{row.metric}: {row.distortion}", fontsize=9)
+    for axes in panels.flat:
+        # Only now: a limit set between two lines would stop the axis from growing with the second.
         axes.set_ylim(bottom=0)
     panels[0][0].legend(fontsize=7)
     figure.supylabel("score (0: identical; larger: worse)")
@@ -112,6 +114,7 @@ def plot_rows(rows: list[Row], path: Path) -> None:
 
 def draw_maps(file: Path, images: Path, photograph: str, path: Path) -> None:
     """One photograph under each distortion at its strongest, with the difference map below."""
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     judge = Judge(file, 0.0, maps=True)
@@ -127,7 +130,8 @@ def draw_maps(file: Path, images: Path, photograph: str, path: Path) -> None:
         drawn = judge.score(reference, candidate).map
         assert drawn is not None  # asked for
         maps[distortion] = drawn
-    top = float(np.percentile(np.stack(list(maps.values())), 99.5))
+    # The square root shows small differences beside large ones.
+    scale = PowerNorm(0.5, vmin=0, vmax=float(np.percentile(np.stack(list(maps.values())), 99.5)))
     for axes in panels.flat:
         axes.axis("off")
     panels[0][0].imshow(Image.open(reference))
@@ -135,7 +139,7 @@ def draw_maps(file: Path, images: Path, photograph: str, path: Path) -> None:
     for column, (distortion, candidate) in enumerate(strongest.items(), start=1):
         panels[0][column].imshow(Image.open(candidate))
         panels[0][column].set_title(f"{distortion} {DISTORTIONS[distortion][1][-1]:g}", fontsize=9)
-        drawn_map = panels[1][column].imshow(maps[distortion], vmin=0, vmax=top, cmap="viridis")
+        drawn_map = panels[1][column].imshow(maps[distortion], norm=scale, cmap="viridis")
     figure.colorbar(drawn_map, ax=panels[1][0], location="left", label="difference", shrink=0.9)
     figure.suptitle(f"{photograph}: where {file.stem} sees differences (one scale for all)", fontsize=10)
     with atomic_path(path) as temporary:

@@ -284,7 +284,7 @@ def test_training_losses_take_values_out_of_range_and_propagate_nan(squeeze):
         (lambda b: pe.LPIPS(b), ValueError, "linear: expected a network among"),
         (lambda b: pe.LPIPS(b, linear={"fire3": [1.0]}), ValueError, "linear: expected weights for each of"),
         (
-            lambda b: pe.LPIPS(b, linear=dict.fromkeys(SQUEEZE_TAPS, [1.0])),
+            lambda b: pe.LPIPS(b, linear={key: [1.0] for key in SQUEEZE_TAPS}),
             ValueError,
             "linear: expected 64 finite numbers >= 0 for tap 'relu1'",
         ),
