@@ -54,4 +54,5 @@ def write_metric(make: Callable[[], Metric], path: Path) -> Path:
 
 
 def _highest(profiles: dict[str, Profile]) -> dict[str, ChannelSet]:
-    return {tap: profile.top(PERCENT, weights="pe") for tap, profile in profiles.items()}
+    # A tap on which no channel has any PE, like a low-pass one, has no best channels either.
+    return {tap: profile.top(PERCENT, weights="pe") for tap, profile in profiles.items() if profile.pe.any()}

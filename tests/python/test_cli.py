@@ -47,7 +47,7 @@ def test_score_writes_profiles_and_plots(profiles):
 
 
 def test_several_taps_need_several_names(tmp_path):
-    with pytest.raises(ValueError, match="output: expected {tap} in the name"):
+    with pytest.raises(ValueError, match=r"output: expected \{tap\} in the name"):
         invoke("score", "gabor", "-o", tmp_path / "profile.safetensors", *QUICK)
 
 
@@ -103,6 +103,7 @@ def test_every_command_has_help_with_an_example(command):
 
 
 def test_importing_the_package_imports_neither_torch_nor_torchvision():
-    code = "import sys, pe_runtime, pe_runtime.cli, pe_runtime.profiles, pe_runtime.gate; print('torch' in sys.modules)"
+    names = "pe_runtime, pe_runtime.cli, pe_runtime.profiles, pe_runtime.gate"
+    code = f"import sys, {names}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
