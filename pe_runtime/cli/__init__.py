@@ -36,6 +36,6 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; bad input ends with one line on standard error and exit code 2."""
     try:
         cli.main(args=arguments, prog_name="pe-runtime", standalone_mode=True)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)

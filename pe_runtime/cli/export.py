@@ -16,17 +16,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which channels of a profile, and with what weights: the options --top to --weights."""
+    """Which channels of a profile, and with what weights: the options --top to --weights.
+
+    Raises:
+        ValueError: more than one way to choose the channels.
+    """
 
     top: float | None = None
     bottom: float | None = None
     random: float | None = None
+    channels: tuple[int, ...] | None = None
     seed: int = 0
     score: str = "pe"
     weights: str = "uniform"
 
+    def __post_init__(self) -> None:
+        if sum(choice is not None for choice in self._choices()) > 1:
+            raise ValueError("--top, --bottom, --random and --channels exclude each other")
+
     def of(self, profile: Profile) -> ChannelSet:
         """The channel set of a profile."""
+        if self.channels is not None:
+            return profile.select(self.channels, self.weights)
         if self.top is not None:
             return profile.top(self.top, self.score, self.weights)
         if self.bottom is not None:
@@ -37,7 +48,10 @@ class Selection:
 
     def is_given(self) -> bool:
         """Whether any option was used that only a profile can answer."""
-        return (self.top, self.bottom, self.random) != (None, None, None) or self.weights != "uniform"
+        return any(choice is not None for choice in self._choices()) or self.weights != "uniform"
+
+    def _choices(self) -> tuple[object, ...]:
+        return self.top, self.bottom, self.random, self.channels
 
 
 _SCORES = click.Choice(["pe", "mu1", "mu2", "pe_gain_normalised"])
@@ -58,6 +72,7 @@ _SCORES = click.Choice(["pe", "mu1", "mu2", "pe_gain_normalised"])
 @click.option("--top", type=float, help="Use H-x: the channels with the highest x % of scores.")
 @click.option("--bottom", type=float, help="Use L-x: the lowest x %.")
 @click.option("--random", type=float, help="Use as many channels as H-x has, at random: the control.")
+@click.option("--channels", help="Use these channels, as numbers separated by commas: 0,3,17.")
 @click.option("--seed", default=0, help="Of --random, and of random backbone weights.")
 @click.option("--score", type=_SCORES, default="pe", show_default=True, help="What ranks the channels.")
 @click.option(
@@ -86,6 +101,7 @@ def command(
     top: float | None,
     bottom: float | None,
     random: float | None,
+    channels: str | None,
     seed: int,
     score: str,
     weights: str,
@@ -110,9 +126,7 @@ def command(
       pe-runtime export profile.safetensors --top 10 --metric distance -o metric.onnx
       pe-runtime export gabor --map --threshold 0.1 -o gabor.onnx
     """
-    if sum(option is not None for option in (top, bottom, random)) > 1:
-        raise click.UsageError("--top, --bottom and --random exclude each other")
-    selection = Selection(top, bottom, random, seed, score, weights)
+    selection = Selection(top, bottom, random, _numbers(channels), seed, score, weights)
     contextual = {
         "bandwidth": bandwidth,
         "distance": distance,
@@ -128,6 +142,13 @@ def command(
     click.echo(
         f"{output}: {metric} on {built.backbone.name}, {', '.join(built.backbone.taps)}; {size:,} bytes"
     )
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"channels: expected numbers separated by commas, got {text!r}") from None
 
 
 def build_metric(
