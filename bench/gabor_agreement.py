@@ -1,9 +1,10 @@
 """How well does the `gabor` distance agree with published full-reference metrics?
 
-Distorts photographs in thirteen ways at five strengths, scores every pair with the gabor backbone, with and
-without its normalisation, and with published metrics (package `piq`), and prints Spearman rank correlations
-over all pairs pooled. HaarPSI, MDSI and FSIM agree best with people among hand-made metrics, so they stand in
-for people here: proxies, not opinion scores.
+Distorts photographs in sixteen ways at five strengths, scores every pair with the gabor backbone, with and
+without its lowpass tap and its normalisation, and with published metrics (package `piq`), and prints Spearman
+rank correlations over pairs pooled: of all distortions, without global shifts of colour, and of colour alone.
+HaarPSI, MDSI and FSIM agree best with people among hand-made metrics, so they stand in for people here:
+proxies, not opinion scores. They do not see uniform shifts of brightness, so none are among the distortions.
 
     python bench/gabor_agreement.py
 """
@@ -16,6 +17,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import mean
 
 import click
 import numpy as np
@@ -28,7 +30,7 @@ from rich.table import Table
 from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 
-from pe_runtime.backbones.gabor import GABOR_TAPS, GaborNetwork, build_gabor
+from pe_runtime.backbones.gabor import GABOR_SCALES, GABOR_TAPS, GaborNetwork, build_gabor
 
 KODAK = Path(__file__).resolve().parents[2] / "shared" / "images" / "kodak"
 PROXIES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
@@ -43,7 +45,9 @@ PEERS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "VIFp": lambda x, y: 1 - piq.vif_p(x, y),
 }
 GABOR = "gabor"
-PLAIN = "gabor, not normalised"
+SCALES = "gabor without lowpass"
+PLAIN = "the same, not normalised"
+RGB_TO_YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 Distortion = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 
@@ -75,8 +79,12 @@ def main(images: Path | None, split: str, crop: int, threads: int, json_path: Pa
     torch.set_num_threads(threads)
     started = time.perf_counter()
     scores = measure(paths, crop, console)
-    agreement = agreements(scores)
-    console.print(agreement_table(agreement, f"SROCC over {len(scores[GABOR])} pairs, {len(paths)} images"))
+    agreement = {}
+    for group, kinds in GROUPS.items():
+        chosen = np.tile(np.repeat([kind in kinds for kind in DISTORTIONS], STRENGTHS), len(paths))
+        agreement[group] = agreements({name: np.array(values)[chosen] for name, values in scores.items()})
+        title = f"{group}: SROCC over {chosen.sum()} pairs, {len(paths)} images"
+        console.print(agreement_table(agreement[group], title))
     elapsed, machine = time.perf_counter() - started, platform.processor() or platform.machine()
     console.print(f"{elapsed:.0f} s, {threads} thread(s), {machine}, torch {torch.__version__}")
     if json_path:
@@ -87,29 +95,30 @@ def main(images: Path | None, split: str, crop: int, threads: int, json_path: Pa
 @torch.inference_mode()
 def measure(paths: list[Path], crop: int, console: Console) -> dict[str, list[float]]:
     """Every metric's score of every pair; larger is worse."""
-    networks = {GABOR: build_gabor(dict.fromkeys(GABOR_TAPS)), PLAIN: build_gabor(dict.fromkeys(GABOR_TAPS))}
-    without_normalisation(networks[PLAIN])
+    full, plain = build_gabor(dict.fromkeys(GABOR_TAPS)), build_gabor(dict.fromkeys(GABOR_SCALES))
+    without_normalisation(plain)
     metrics = {**PEERS, **PROXIES}
-    scores: dict[str, list[float]] = {name: [] for name in (*networks, *metrics)}
+    scores: dict[str, list[float]] = {name: [] for name in (GABOR, SCALES, PLAIN, *metrics)}
     with Progress(console=console, transient=True) as progress:
-        strengths = sum(len(levels) for _, levels in DISTORTIONS.values())
-        task = progress.add_task("pairs", total=len(paths) * strengths)
+        task = progress.add_task("pairs", total=len(paths) * len(DISTORTIONS) * STRENGTHS)
         for number, path in enumerate(paths):
             image = load(path, crop)
             reference = to_tensor(image)
-            features = {name: network(reference) for name, network in networks.items()}
+            features, plain_features = full(reference), plain(reference)
             for distorted in map(to_tensor, distort(image, seed=number)):
-                for name, network in networks.items():
-                    scores[name].append(feature_distance(features[name], network(distorted)))
+                taps = tap_distances(features, full(distorted))
+                scores[GABOR].append(mean(taps.values()))
+                scores[SCALES].append(mean(taps[tap] for tap in GABOR_SCALES))
+                scores[PLAIN].append(mean(tap_distances(plain_features, plain(distorted)).values()))
                 for name, metric in metrics.items():
                     scores[name].append(float(metric(reference, distorted)))
                 progress.advance(task)
     return scores
 
 
-def feature_distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-    """Mean squared difference of features per tap, averaged over the taps (Tariq et al. 2020, Eq. 1)."""
-    return float(sum((first[tap] - second[tap]).square().mean() for tap in first) / len(first))
+def tap_distances(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Mean squared difference of the features of each tap (Tariq et al. 2020, Eq. 1)."""
+    return {tap: float((first[tap] - second[tap]).square().mean()) for tap in first}
 
 
 def without_normalisation(network: GaborNetwork) -> None:
@@ -118,14 +127,14 @@ def without_normalisation(network: GaborNetwork) -> None:
         scale.saturation.fill_(1e3)
 
 
-def agreements(scores: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def agreements(scores: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """SROCC of each metric with each proxy and with the mean of the proxies' ranks."""
     ranks = {name: rankdata(values) for name, values in scores.items()}
     targets = {name: ranks[name] for name in PROXIES}
     targets["mean rank"] = rankdata(np.mean([ranks[name] for name in PROXIES], axis=0))
     return {
         name: {target: float(np.corrcoef(ranks[name], values)[0, 1]) for target, values in targets.items()}
-        for name in (GABOR, PLAIN, *PEERS, *PROXIES)
+        for name in scores
     }
 
 
@@ -215,6 +224,22 @@ def posterise(image: np.ndarray, levels: float, rng: np.random.Generator) -> np.
     return np.rint(image * (levels - 1)) / (levels - 1)
 
 
+def hue(image: np.ndarray, degrees: float, rng: np.random.Generator) -> np.ndarray:
+    luma, cb, cr = np.moveaxis(image @ RGB_TO_YCBCR.T, -1, 0)
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turned = np.stack([luma, cosine * cb - sine * cr, sine * cb + cosine * cr], axis=-1)
+    return turned @ np.linalg.inv(RGB_TO_YCBCR).T
+
+
+def colour_cast(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    angle = rng.uniform(0, 2 * np.pi)
+    return image + np.linalg.inv(RGB_TO_YCBCR) @ [0, amount * np.cos(angle), amount * np.sin(angle)]
+
+
+def white_balance(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    return image * [1 + amount, 1, 1 - amount]
+
+
 def sharpen(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
     return image + amount * (image - blur(image, 1.5, rng))
 
@@ -245,7 +270,18 @@ DISTORTIONS: dict[str, tuple[Distortion, list[float]]] = {
     "saturation": (saturation, [0.7, 0.4, 0.1, 1.5, 2]),
     "posterise": (posterise, [24, 14, 9, 6, 4]),
     "sharpen": (sharpen, [0.4, 0.8, 1.5, 2.5, 4]),
+    "hue": (hue, [5, 10, 20, 40, 80]),
+    "colour cast": (colour_cast, [0.01, 0.02, 0.04, 0.08, 0.14]),
+    "white balance": (white_balance, [0.03, 0.06, 0.12, 0.2, -0.12]),
 }
+STRENGTHS = 5
+GLOBAL_COLOUR = ("hue", "colour cast", "white balance")
+GROUPS = {
+    "all": tuple(DISTORTIONS),
+    "without global colour": tuple(kind for kind in DISTORTIONS if kind not in GLOBAL_COLOUR),
+    "saturation and global colour": ("saturation", *GLOBAL_COLOUR),
+}
+"""Distortions over which pairs are pooled."""
 
 
 if __name__ == "__main__":

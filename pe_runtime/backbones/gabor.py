@@ -1,7 +1,8 @@
 """The embedded default backbone: a model of primary visual cortex made in code (docs/gabor.md).
 
 Opponent colours, an octave pyramid, quadrature pairs of Gabor filters, half-wave rectification, and divisive
-normalisation by pooled local contrast energy (Heeger 1992; Teo and Heeger 1994). No file, no download.
+normalisation by pooled local contrast energy (Heeger 1992; Teo and Heeger 1994); and, as a last tap, the
+brightness and colour that the pyramid leaves over. No file, no download.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from pe_runtime.backbones import gabor_filters as filters
 from pe_runtime.backbones.gabor_filters import GaborChannel
 from pe_runtime.channels import ChannelSet
 
-GABOR_TAPS: tuple[str, ...] = tuple(f"scale{number}" for number in range(1, filters.SCALES + 1))
-"""One tap per scale, finest first."""
+GABOR_SCALES: tuple[str, ...] = tuple(f"scale{number}" for number in range(1, filters.SCALES + 1))
+"""The taps with V1 responses: one per scale, finest first."""
+LOWPASS = "lowpass"
+"""The tap with what the octave pyramid leaves over: local brightness and colour."""
+GABOR_TAPS: tuple[str, ...] = (*GABOR_SCALES, LOWPASS)
+"""All taps, in network order."""
 
 
 def build_gabor(taps: Mapping[str, ChannelSet | None]) -> GaborNetwork:
@@ -34,19 +39,20 @@ def build_gabor(taps: Mapping[str, ChannelSet | None]) -> GaborNetwork:
 
 
 class GaborNetwork(nn.Module):
-    """V1 responses per scale.
+    """V1 responses per scale, and local brightness and colour.
 
     `forward` takes images (B, 3, H, W), R'G'B' code values in [0, 1], and returns a dict of tap to
-    responses >= 0, (B, channels, ceil(H / 2^s), ceil(W / 2^s)) with s = 0 for "scale1". Scales coarser
+    responses, (B, channels, ceil(H / 2^s), ceil(W / 2^s)) with s = 0 for "scale1" and 4 for both "scale5" and
+    "lowpass". They are >= 0, but for the chromatic channels of "lowpass", which are signed. Scales coarser
     than the last one asked for, and filters of channels left out, are not computed; the normalisation
     is that of the full network.
 
     Attributes:
-        taps: names, finest first.
+        taps: names, finest first, "lowpass" last.
         channels: the selection per tap.
         out_channels: channels that `forward` gives per tap.
         full_channels: channels of the tap in the full network.
-        min_size: least height and width: two pixels at the coarsest scale.
+        min_size: least height and width: two pixels at the coarsest scale ("lowpass" is made from "scale5").
 
     Raises:
         ValueError: no taps, an unknown tap, or a channel number that the tap lacks.
@@ -65,20 +71,22 @@ class GaborNetwork(nn.Module):
         self.channels = {tap: taps[tap] for tap in self.taps}
         for tap, chosen in self.channels.items():
             if chosen is not None:
-                chosen.check_fits(filters.CHANNELS, tap)
-        self.full_channels = dict.fromkeys(self.taps, filters.CHANNELS)
+                chosen.check_fits(_channel_count(tap), tap)
+        self.full_channels = {tap: _channel_count(tap) for tap in self.taps}
         self.out_channels = {
-            tap: filters.CHANNELS if chosen is None else len(chosen) for tap, chosen in self.channels.items()
+            tap: _channel_count(tap) if chosen is None else len(chosen)
+            for tap, chosen in self.channels.items()
         }
-        depth = GABOR_TAPS.index(self.taps[-1]) + 1
+        depth = min(GABOR_TAPS.index(self.taps[-1]) + 1, filters.SCALES)
         self.min_size = 2**depth
         self.register_buffer("opponent", _tensor(np.array(filters.OPPONENT)[:, :, None, None]))
         binomial = np.outer(filters.PYRAMID, filters.PYRAMID)
         self.register_buffer("pyramid", _tensor(np.tile(binomial, (len(filters.COLOURS), 1, 1, 1))))
         self.scales = nn.ModuleList(
             _Scale(number, self.channels[tap]) if tap in self.channels else nn.Identity()
-            for number, tap in enumerate(GABOR_TAPS[:depth])
+            for number, tap in enumerate(GABOR_SCALES[:depth])
         )
+        self.lowpass = _Lowpass(self.channels[LOWPASS]) if LOWPASS in self.channels else None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Responses of each tap, in tap order."""
@@ -86,10 +94,11 @@ class GaborNetwork(nn.Module):
         responses = {}
         for number, scale in enumerate(self.scales):
             if number:
-                padded = F.pad(colours, (2, 2, 2, 2), mode="replicate")
-                colours = F.conv2d(padded, self.pyramid, stride=2, groups=len(filters.COLOURS))
-            if GABOR_TAPS[number] in self.channels:
-                responses[GABOR_TAPS[number]] = scale(colours)
+                colours = self._smoothed(colours, stride=2)
+            if GABOR_SCALES[number] in self.channels:
+                responses[GABOR_SCALES[number]] = scale(colours)
+        if self.lowpass is not None:
+            responses[LOWPASS] = self.lowpass(self._smoothed(colours, stride=1))
         return responses
 
     def weights_hash(self, tap: str) -> str:
@@ -98,7 +107,7 @@ class GaborNetwork(nn.Module):
         Raises:
             ValueError: not one of GABOR_TAPS.
         """
-        return filters.constants_hash(_scale_number(tap) + 1)
+        return filters.constants_hash(_tap_number(tap) + 1)
 
     def channel_labels(self, tap: str) -> tuple[GaborChannel, ...]:
         """What each channel of the full tap prefers, in channel order (a ChannelSet's indices point here).
@@ -106,8 +115,12 @@ class GaborNetwork(nn.Module):
         Raises:
             ValueError: not one of GABOR_TAPS.
         """
-        number = _scale_number(tap)
-        return tuple(filters.channel_label(number, channel) for channel in range(filters.CHANNELS))
+        number = _tap_number(tap)
+        return tuple(filters.channel_label(number, channel) for channel in range(_channel_count(tap)))
+
+    def _smoothed(self, colours: Tensor, stride: int) -> Tensor:
+        padded = F.pad(colours, (2, 2, 2, 2), mode="replicate")
+        return F.conv2d(padded, self.pyramid, stride=stride, groups=len(filters.COLOURS))
 
 
 class _Scale(nn.Module):
@@ -182,19 +195,45 @@ class _Rectified(nn.Module):
         return F.relu(responses[:, self.on]), F.relu(-responses[:, self.off])
 
 
+class _Lowpass(nn.Module):
+    """Smoothed opponent colours in, those selected out, times gain and weight."""
+
+    gains: Tensor
+
+    def __init__(self, chosen: ChannelSet | None) -> None:
+        super().__init__()
+        selected = _selected(len(filters.COLOURS), chosen)
+        self.indices = [index for index, _ in selected]
+        gains = [filters.LOWPASS_GAINS[index] * weight for index, weight in selected]
+        self.register_buffer("gains", _tensor(np.array(gains)[:, None, None]))
+
+    def forward(self, colours: Tensor) -> Tensor:
+        return colours[:, self.indices] * self.gains
+
+
 def _channels_of(colour: int, chosen: ChannelSet | None) -> list[tuple[int, float]]:
-    """The selected channels of a colour, numbered within it, with their weights."""
+    """A scale's selected channels of a colour, numbered within it, with their weights."""
     each = filters.CHANNELS // len(filters.COLOURS)
-    indices = range(filters.CHANNELS) if chosen is None else chosen.indices
-    weights = [1.0] * len(indices) if chosen is None or chosen.weights is None else chosen.weights
     return [
         (index - colour * each, weight)
-        for index, weight in zip(indices, weights, strict=True)
+        for index, weight in _selected(filters.CHANNELS, chosen)
         if index // each == colour
     ]
 
 
-def _scale_number(tap: str) -> int:
+def _selected(count: int, chosen: ChannelSet | None) -> list[tuple[int, float]]:
+    """The selected of `count` channels, with their weights."""
+    indices = range(count) if chosen is None else chosen.indices
+    weights = [1.0] * len(indices) if chosen is None or chosen.weights is None else chosen.weights
+    return list(zip(indices, weights, strict=True))
+
+
+def _channel_count(tap: str) -> int:
+    """Channels of a tap in the full network."""
+    return len(filters.COLOURS) if tap == LOWPASS else filters.CHANNELS
+
+
+def _tap_number(tap: str) -> int:
     if tap not in GABOR_TAPS:
         raise ValueError(f"tap: expected one of {', '.join(map(repr, GABOR_TAPS))}, got {tap!r}")
     return GABOR_TAPS.index(tap)

@@ -41,45 +41,53 @@ SEMI_SATURATION = 0.01
 EXPONENT = 0.5
 """q in response / (semi-saturation^2 + energy)^(q / 2): 0 leaves responses linear, 1 makes them saturate."""
 GAINS = (
-    (0.25, 0.07, 0.07),
-    (1.0, 0.2, 0.2),
-    (0.5, 0.2, 0.3),
-    (0.3, 0.3, 0.4),
-    (0.4, 0.4, 0.5),
+    (25.0, 7.0, 7.0),
+    (100.0, 20.0, 20.0),
+    (50.0, 20.0, 30.0),
+    (30.0, 30.0, 40.0),
+    (40.0, 40.0, 50.0),
 )
-"""Gain of the responses: a row per scale, a column per opponent channel; squared, its share in a distance."""
+"""Gain of the responses: a row per scale, a column per opponent channel; squared, its share in a distance.
+
+What all have in common, the 100, puts distances of visible distortions between about 0.01 and 1.
+"""
+LOWPASS_GAINS = (7.4, 12.0, 12.0)
+"""Gain of each opponent channel in what the pyramid leaves over; squared, its share in a distance."""
 
 CHANNELS = len(COLOURS) * len(PHASES) * ORIENTATIONS
 """Channels of each scale."""
 
 
 class GaborChannel(NamedTuple):
-    """What one channel of a scale prefers: the grating cos(2 pi f (x cos o + y sin o) - phase).
+    """What one channel prefers: the grating cos(2 pi f (x cos o + y sin o) - phase).
 
     Attributes:
         colour: one of COLOURS.
         orientation: o in degrees, [0, 180): the direction of the grating's wave vector, from x (right)
-            towards y (down). 0 prefers vertical stripes.
+            towards y (down). 0 prefers vertical stripes. None for the low-pass channels.
         phase: in degrees, relative to the pixel that the response belongs to: 0 a bright bar, 180 a dark
-            bar, 90 and 270 edges (bright on the side that the wave vector points to, and opposite).
-        wavelength: in pixels of the input image.
-        frequency: f, in cycles per pixel of the input image.
+            bar, 90 and 270 edges (bright on the side that the wave vector points to, and opposite). None for
+            the low-pass channels.
+        wavelength: in pixels of the input image; infinite for the low-pass channels.
+        frequency: f, in cycles per pixel of the input image; 0 for the low-pass channels.
     """
 
     colour: str
-    orientation: float
-    phase: float
+    orientation: float | None
+    phase: float | None
     wavelength: float
     frequency: float
 
 
 def channel_label(scale: int, channel: int) -> GaborChannel:
-    """The label of a channel; channel = (colour * 4 + phase) * ORIENTATIONS + orientation.
+    """The label of a channel: at a scale, channel = (colour * 4 + phase) * ORIENTATIONS + orientation.
 
     Args:
-        scale: 0 for the finest.
-        channel: in [0, CHANNELS).
+        scale: 0 for the finest, SCALES for the low-pass channels, one a colour.
+        channel: in [0, CHANNELS), or of the low-pass channels in [0, len(COLOURS)).
     """
+    if scale == SCALES:
+        return GaborChannel(COLOURS[channel], None, None, math.inf, 0.0)
     colour, rest = divmod(channel, len(PHASES) * ORIENTATIONS)
     phase, orientation = divmod(rest, ORIENTATIONS)
     wavelength = WAVELENGTH * 2**scale
@@ -143,13 +151,13 @@ def pooling_filter() -> np.ndarray:
     return kernel / kernel.sum()
 
 
-def constants_hash(scales: int) -> str:
-    """SHA-256, in hex, over everything that the first `scales` scales are computed from.
+def constants_hash(taps: int) -> str:
+    """SHA-256, in hex, over everything that the first `taps` taps (scales, then lowpass) are computed from.
 
     Values are rounded to 2^-20 first: the last bits of exp and cos differ between platforms.
     """
-    constants = [OPPONENT, PYRAMID, SEMI_SATURATION, EXPONENT, GAINS[:scales]]
-    digest = hashlib.sha256(json.dumps(["gabor", 1, scales, constants]).encode())
+    constants = [OPPONENT, PYRAMID, SEMI_SATURATION, EXPONENT, (*GAINS, LOWPASS_GAINS)[:taps]]
+    digest = hashlib.sha256(json.dumps(["gabor", 2, taps, constants]).encode())
     for values in (quadrature_bank(), energy_filter(), pooling_filter()):
         digest.update(np.rint(values * 2**20).astype("<i8").tobytes())
     return digest.hexdigest()

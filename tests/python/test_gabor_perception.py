@@ -1,8 +1,9 @@
-"""The gabor distance puts stronger distortions further away, on every photograph."""
+"""The gabor distance puts stronger distortions further away, on every photograph; how large distances are."""
 
 import io
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,15 @@ from scipy.ndimage import gaussian_filter
 from pe_runtime.backbones.gabor import GABOR_TAPS, build_gabor
 
 FULL = build_gabor(dict.fromkeys(GABOR_TAPS))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """On images as small as these, further threads only wait."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -35,6 +45,15 @@ def resampled(image: np.ndarray, factor: float) -> np.ndarray:
     return np.asarray(small.resize(full.size, Image.Resampling.BICUBIC)) / 255
 
 
+def shifted(image: np.ndarray, amount: float) -> np.ndarray:
+    return image + amount
+
+
+def cast(image: np.ndarray, amount: float) -> np.ndarray:
+    """Warmer, as by a wrong white balance."""
+    return image * [1 + amount, 1, 1 - amount]
+
+
 def to_bytes(image: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
@@ -44,33 +63,52 @@ LEVELS: dict[Callable[[np.ndarray, float], np.ndarray], list[float]] = {
     noisy: [0.01, 0.02, 0.04, 0.08, 0.16],
     jpeg: [90, 75, 50, 30, 15, 7],
     resampled: [1.5, 2, 3, 4, 6, 8],
+    shifted: [0.02, 0.05, 0.1, 0.2],
+    cast: [0.02, 0.05, 0.1, 0.2],
 }
 
 
-def orders_all_levels(image: np.ndarray) -> Iterator[tuple[str, list[float]]]:
-    reference = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+def features_of(image: np.ndarray) -> dict[str, torch.Tensor]:
     with torch.inference_mode():
-        features = FULL(reference)
-        for distort, levels in LEVELS.items():
-            distances = []
-            for level in levels:
-                distorted = (
-                    torch.from_numpy(to_bytes(distort(image, level)) / 255).permute(2, 0, 1)[None].float()
-                )
-                other = FULL(distorted)
-                distances.append(
-                    float(sum((features[t] - other[t]).square().mean() for t in GABOR_TAPS) / len(GABOR_TAPS))
-                )
-            yield distort.__name__, distances
+        return FULL(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+
+
+def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """Eq. 1 per tap, averaged over the taps."""
+    return float(sum((first[tap] - second[tap]).square().mean() for tap in GABOR_TAPS) / len(GABOR_TAPS))
+
+
+def orders_all_levels(image: np.ndarray) -> Iterator[tuple[str, list[float]]]:
+    features = features_of(image)
+    for distort, levels in LEVELS.items():
+        distances = [
+            distance(features, features_of(to_bytes(distort(image, level)) / 255)) for level in levels
+        ]
+        yield distort.__name__, distances
+
+
+def crop_of_kodak(shared: Path, number: int) -> np.ndarray:
+    path = shared / "images" / "kodak" / f"kodim{number:02d}.png"
+    return np.asarray(Image.open(path).convert("RGB"))[128:384, 256:512] / 255
 
 
 @pytest.mark.parametrize("number", range(1, 25))
 def test_orders_levels_on_every_kodak_image(shared, number):
-    path = shared / "images" / "kodak" / f"kodim{number:02d}.png"
-    image = np.asarray(Image.open(path).convert("RGB"))[128:384, 256:512] / 255
-    for name, distances in orders_all_levels(image):
+    for name, distances in orders_all_levels(crop_of_kodak(shared, number)):
         assert distances[0] > 0
         assert all(a < b for a, b in pairwise(distances)), (name, distances)
+
+
+def test_a_shift_of_a_tenth_is_like_jpeg_of_quality_40(shared):
+    """The rule for the luminance gain (docs/gabor.md), there measured on all images, whole."""
+    compressed, brightened = [], []
+    for number in range(1, 25):
+        image = crop_of_kodak(shared, number)
+        compressed.append(distance(features_of(image), features_of(jpeg(image, 40))))
+        image = 0.1 + 0.8 * image  # so that the shift does not clip
+        brightened.append(distance(features_of(image), features_of(shifted(image, 0.1))))
+    assert max(brightened) == pytest.approx(min(brightened), rel=1e-3)
+    assert np.median(brightened) == pytest.approx(np.median(compressed), rel=0.25)
 
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
