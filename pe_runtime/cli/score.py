@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from pe_runtime.profiles import Profile
 
 
 @click.command(name="score")
@@ -72,8 +68,10 @@ def command(
           --tap fire3 --tap fire5 -o 'squeezenet-{tap}.safetensors'
     """
     import torch
+    from rich.console import Console
 
     from pe_runtime.backbones import Backbone
+    from pe_runtime.cli.tables import score_table
     from pe_runtime.stimuli import Stimulus
     from pe_runtime.tuning import score_channels
 
@@ -105,20 +103,4 @@ def command(
             profile.plot(paths[tap].with_suffix(".tuning.png"))
             profile.plot_scores(paths[tap].with_suffix(".scores.png"))
     if not quiet:
-        _print_table(scored, paths)
-
-
-def _print_table(scored: dict[str, Profile], paths: dict[str, Path]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("tap", "channels", "PE = 0", "H-10 holds", "best channels", "file")
-    for tap, profile in scored.items():
-        best = profile.top(10).indices
-        total = profile.pe.sum()
-        share = f"{100 * profile.pe[list(best)].sum() / total:.0f} % of PE" if total > 0 else "no PE at all"
-        ranked = sorted(best, key=lambda channel: -profile.pe[channel])[:5]
-        zeros = int((profile.pe == 0).sum())
-        names = " ".join(map(str, ranked))
-        table.add_row(tap, str(len(profile)), str(zeros), share, names, str(paths[tap]))
-    Console().print(table)
+        Console().print(score_table(scored, paths))

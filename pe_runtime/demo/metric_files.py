@@ -22,14 +22,19 @@ CONTEXTUAL_BANDWIDTH = 20.0
 _CONTEXTUAL_TAP = "scale3"
 
 
-def score_gabor(folder: Path) -> dict[str, Profile]:
-    """Score every channel of the gabor backbone; write profiles and plots into a folder."""
-    profiles = score_channels(Backbone("gabor"))
-    for tap, profile in profiles.items():
-        profile.save(folder / f"{tap}.safetensors")
+def score_gabor(folder: Path) -> dict[str, Path]:
+    """Score every channel of the gabor backbone; write a profile and its plots per tap.
+
+    Returns:
+        Tap -> profile file.
+    """
+    paths = {}
+    for tap, profile in score_channels(Backbone("gabor")).items():
+        paths[tap] = folder / f"{tap}.safetensors"
+        profile.save(paths[tap])
         profile.plot(folder / f"{tap}-tuning.png")
         profile.plot_scores(folder / f"{tap}-scores.png")
-    return profiles
+    return paths
 
 
 def metric_makers(profiles: dict[str, Profile]) -> dict[str, tuple[str, Callable[[], Metric]]]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -103,8 +104,6 @@ def test_demo_from_end_to_end(tmp_path):
     assert len(list((output / "profiles").glob("*.safetensors"))) == len(
         list((output / "profiles").glob("*-tuning.png"))
     )
-    # The command that it prints at its end works, and the files it names exist.
-    command = done.output.split("pe-runtime gate ")[1].replace("\\\n", " ").split()[:6]
-    judged = CliRunner().invoke(cli, ["gate", *command])
-    assert judged.exit_code in (0, 1), judged.output
-    assert "astronaut" in judged.output
+    # The gate's own table and exit code are part of what is printed.
+    assert "5. The gate: pe-runtime gate" in done.output
+    assert re.search(r"exit code [01] ", done.output)
