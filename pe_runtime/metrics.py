@@ -97,17 +97,22 @@ class Metric(nn.Module):
         """Distance of each pair, (B,), or reduced. See `score_and_map`."""
         return reduce(self.score_and_map(reference, distorted)[0], self.reduction)
 
+    def compare(
+        self, reference_features: Mapping[str, Tensor], distorted_features: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Score (B,), not reduced, and map (B, 1, h, w) from the features of both images at every tap."""
+        scores, maps = [], []
+        for tap, weight in self.tap_weights.items():
+            pair = widen(reference_features[tap]), widen(distorted_features[tap])
+            score, tap_map = self.tap_map(tap, *pair)
+            scores.append(weight * score)
+            maps.append(weight * tap_map)
+        return sum_all(scores), sum_all(_resized(maps))
+
     def _score_and_map(self, reference: Tensor, distorted: Tensor) -> tuple[Tensor, Tensor]:
+        # Not in one batch: a reference that needs no gradient keeps no activations for one.
         with _full_precision(reference.device.type):
-            reference_features = self.backbone(widen(reference))
-            distorted_features = self.backbone(widen(distorted))
-            scores, maps = [], []
-            for tap, weight in self.tap_weights.items():
-                pair = widen(reference_features[tap]), widen(distorted_features[tap])
-                score, tap_map = self.tap_map(tap, *pair)
-                scores.append(weight * score)
-                maps.append(weight * tap_map)
-            return sum_all(scores), sum_all(_resized(maps))
+            return self.compare(self.backbone(widen(reference)), self.backbone(widen(distorted)))
 
     def _checked_tap_weights(self, tap_weights: Mapping[str, float] | None) -> dict[str, float]:
         taps = self.backbone.taps
