@@ -135,7 +135,7 @@ class FeatureDistance(Metric):
     mean, or the sum weighted by `tap_weights`.
 
     Args:
-        backbone: gives the features, with the channel sets of its taps. None: `gabor`, every scale.
+        backbone: gives the features, with the channel sets of its taps. None: `gabor`, every tap.
         tap_weights: weight >= 0 of each tap; None: the mean over taps.
         reduction: "none", "mean" or "sum".
         check_values: refuse values outside [0, 1] and NaN; turn off inside a training step.

@@ -14,7 +14,7 @@ from pe_runtime.profiles import Profile
 from pe_runtime.tuning import score_channels
 
 PERCENT = 25
-"""x of H-x. Of the 72 channels of each of gabor's taps a third, the luminance channels, have a PE above 0."""
+"""x of H-x. Under grey gratings a third of each tap's channels, those of luminance, have a PE above 0."""
 
 # With the usual bandwidth of 0.5, mild distortions score exactly 0: every position of a mildly blurred
 # photograph finds its own counterpart. A gate wants to see them; a large bandwidth does.
@@ -40,7 +40,7 @@ def score_gabor(folder: Path) -> dict[str, Path]:
 def metric_makers(profiles: dict[str, Profile]) -> dict[str, tuple[str, Callable[[], Metric]]]:
     """The demonstrated metrics: name -> (what it is, maker)."""
     return {
-        "distance": ("Eq. 1, all channels of all scales", lambda: FeatureDistance(Backbone("gabor"))),
+        "distance": ("Eq. 1, all channels of all taps", lambda: FeatureDistance(Backbone("gabor"))),
         f"distance-h{PERCENT}": (
             f"Eq. 1, the channels with the highest {PERCENT} % of PE (H-{PERCENT}), weighted by PE",
             lambda: FeatureDistance(Backbone("gabor", _highest(profiles))),
@@ -59,5 +59,4 @@ def write_metric(make: Callable[[], Metric], path: Path) -> Path:
 
 
 def _highest(profiles: dict[str, Profile]) -> dict[str, ChannelSet]:
-    # A tap on which no channel has any PE, like a low-pass one, has no best channels either.
-    return {tap: profile.top(PERCENT, weights="pe") for tap, profile in profiles.items() if profile.pe.any()}
+    return {tap: profile.top(PERCENT, weights="pe") for tap, profile in profiles.items()}
