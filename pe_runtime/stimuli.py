@@ -86,11 +86,11 @@ class Stimulus:
     def frequency_grid(self) -> FloatArray:
         """Frequencies of the radially symmetric gratings, (frequencies,), linear, in cycles per degree."""
         lowest, highest = self.frequency_range()
-        return np.linspace(lowest, highest, self.frequencies)
+        return np.linspace(lowest, highest, self.frequencies).astype(np.float64)
 
     def orientation_grid(self) -> FloatArray:
         """Orientations of the oriented gratings, (orientations,), in radians in [0, pi)."""
-        return np.linspace(0, np.pi, self.orientations, endpoint=False)
+        return np.linspace(0, np.pi, self.orientations, endpoint=False).astype(np.float64)
 
     def radial_grating(self, frequency: float) -> FloatArray:
         """A radially symmetric grating: all orientations at one frequency (paper, Section 4.1).
