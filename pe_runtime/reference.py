@@ -1,7 +1,7 @@
 """The definitions in plain PyTorch: the oracle of every test, and what runs where no kernel does.
 
-Functions take feature maps (B, C, H, W), already selected and weighted, compute in the dtype they are
-given, and keep the samples of a batch apart (but for `center="batch"`). Callers check the arguments.
+Functions take feature maps (B, C, H, W), already selected and weighted, give the dtype they are given, and
+keep the samples of a batch apart (but for `center="batch"`). Callers check the arguments.
 """
 
 from __future__ import annotations
@@ -142,15 +142,21 @@ def _contextual_form(similarity: Tensor, settings: ContextualSettings) -> Tensor
 
 
 def _cosine_distances(source: Tensor, target: Tensor, center: str) -> Tensor:
+    # In float64 up to the subtraction: of near-identical features 1 - cos is 1e-4 and less, which float32
+    # gets to three digits, and the loss divides by it. (Apple's GPUs have no float64.)
+    dtype = source.dtype
+    if source.device.type != "mps":
+        source, target = source.double(), target.double()
     if center != "none":
         over = (0, 2, 3) if center == "batch" else (2, 3)
         mean = target.mean(dim=over, keepdim=True)
         source, target = source - mean, target - mean
     source = F.normalize(source, dim=1, eps=_EPS_NORM).flatten(2)
     target = F.normalize(target, dim=1, eps=_EPS_NORM).flatten(2)
+    distances = torch.baddbmm(source.new_ones(()), source.transpose(1, 2), target, alpha=-1)
     # Rounding makes 1 - cos slightly negative for equal features; divided by a minimum near -eps that
     # would turn the loss into NaN.
-    return (1 - source.transpose(1, 2) @ target).clamp_min(0)
+    return distances.to(dtype).clamp_min(0)
 
 
 def _l2_distances(source: Tensor, target: Tensor, center: str) -> Tensor:

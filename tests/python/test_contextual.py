@@ -249,6 +249,20 @@ def test_half_precision_is_computed_in_float32():
     assert contextual_loss(source, target).item() == pytest.approx(exact.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("channels", [13, 128])
+@pytest.mark.parametrize("noise", [0.01, 0.03, 1.0])
+def test_float32_is_accurate_on_near_identical_features(channels, noise):
+    """Smooth features, the target with some noise: 1 - cos in float32 alone would be off by up to 1e-3."""
+    smooth = torch.nn.functional.interpolate(features(1, channels, 6, 6), size=(24, 24), mode="bicubic")
+    source = smooth.float()
+    target = (smooth + noise * smooth.std() * torch.randn(smooth.shape, generator=torch.Generator())).float()
+    for bandwidth in (0.5, 5.0):
+        exact = contextual_loss(source.double(), target.double(), bandwidth=bandwidth).item()
+        assert contextual_loss(source, target, bandwidth=bandwidth).item() == pytest.approx(
+            exact, rel=1e-5, abs=1e-7
+        )
+
+
 def test_memory_formats_agree():
     source, target = features(2, 5, 4, 6), features(2, 5, 4, 6, seed=1)
     last = (f.to(memory_format=torch.channels_last) for f in (source, target))

@@ -11,8 +11,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 import pe_runtime as pe
+from pe_runtime.demo.distortions import jpeg
 from pe_runtime.exporters import export
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +95,27 @@ def test_eps_of_the_contextual_loss_survives_the_export(tmp_path, parity):
     for distorted in (reference, (reference + 0.05 * images(1, 64, 64, seed=1)).clamp(max=1)):
         expected = loss.double()(distorted.double(), reference.double()).item()
         assert run(path, reference, distorted)["score"][0] == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["distance", "contextual"])
+def test_published_weights_on_photographs(shared, tmp_path, kind):
+    """The whole way with real features: PE, H-10 weighted by PE, truncated network, ONNX, real pairs."""
+    weights = shared / "weights" / "squeezenet1_1.safetensors"
+    full = pe.Backbone("squeezenet1_1", ["fire3"], weights)
+    stimulus = pe.Stimulus(size=96, frequencies=12, orientations=8)
+    best = pe.score_channels(full, stimulus=stimulus, progress=False)["fire3"].top(10, weights="pe")
+    small = pe.Backbone("squeezenet1_1", {"fire3": best}, weights)
+    metric = pe.FeatureDistance(small) if kind == "distance" else pe.ContextualLoss(small, bandwidth=5.0)
+    path = export(metric, tmp_path / "metric.onnx", input="uint8")
+    exact = copy.deepcopy(metric).double()
+    scores = []
+    photo = Image.open(shared / "images" / "kodak" / "kodim05.png").convert("RGB").crop((100, 100, 292, 260))
+    for quality in (90, 40, 10):
+        decoded = [np.array(image)[None] for image in (photo, jpeg(photo, quality))]
+        scores.append(run(path, *map(torch.from_numpy, decoded))["score"].item())
+        doubles = [torch.from_numpy(i).permute(0, 3, 1, 2).double() / 255 for i in decoded]
+        assert scores[-1] == pytest.approx(exact.score_and_map(*doubles)[0].item(), rel=1e-4)
+    assert 0 < scores[0] < scores[1] < scores[2]
 
 
 def test_uint8_graph_scores_like_the_float_graph(tmp_path):

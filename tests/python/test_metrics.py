@@ -332,6 +332,16 @@ def test_equation_9(squeeze, alpha):
         pe.TotalLoss(contextual, alpha, reduction="none")(prediction, target[:, :, 1:])
 
 
+@pytest.mark.parametrize("index", range(3))
+def test_modules_compile_as_one_graph(squeeze, index):
+    """Checks of values must not break the graph; sizes stay dynamic."""
+    metric = modules(squeeze)[index]
+    compiled = torch.compile(metric, fullgraph=True, dynamic=True, backend="eager")
+    for height, width in ((40, 48), (56, 37)):
+        pair = images(2, height, width), images(2, height, width, seed=1)
+        torch.testing.assert_close(compiled(*pair), metric(*pair))
+
+
 def test_modules_have_no_state_but_weights(squeeze):
     for metric in modules(squeeze):
         assert all(name.startswith("backbone.") for name in metric.state_dict())
