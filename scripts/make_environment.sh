@@ -26,7 +26,7 @@ if [ ! -x "$folder/bin/python" ]; then
     fi
 fi
 
-say "Installing pinned dependencies (PyTorch is the bulk of it: about 3 GB to download the first time)"
+say "Installing pinned dependencies (PyTorch is the bulk of it: some GB to download the first time)"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement requirements/dev.txt
 say "Building and installing pe_runtime"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
