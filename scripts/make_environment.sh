@@ -13,7 +13,7 @@ command -v "$python" >/dev/null || fail "$python: expected Python 3.10 or newer 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     fail "$python: expected Python 3.10 or newer, got $("$python" --version)"
 
-if [ ! -x "$folder/bin/python" ]; then
+if ! "$folder/bin/python" -m pip --version >/dev/null 2>&1; then
     say "Creating the virtual environment $folder with $("$python" --version)"
     # Debian splits ensurepip off into python3-venv; with pip itself at hand that is no obstacle.
     if ! "$python" -c 'import ensurepip' 2>/dev/null; then

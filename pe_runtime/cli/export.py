@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pe_runtime.cli.options import channel_numbers
+
 if TYPE_CHECKING:
     from pe_runtime.channels import ChannelSet
     from pe_runtime.metrics import Metric
@@ -126,7 +128,7 @@ def command(
       pe-runtime export profile.safetensors --top 10 --metric distance -o metric.onnx
       pe-runtime export gabor --map --threshold 0.1 -o gabor.onnx
     """
-    selection = Selection(top, bottom, random, _numbers(channels), seed, score, weights)
+    selection = Selection(top, bottom, random, channel_numbers(channels), seed, score, weights)
     contextual = {
         "bandwidth": bandwidth,
         "distance": distance,
@@ -142,13 +144,6 @@ def command(
     click.echo(
         f"{output}: {metric} on {built.backbone.name}, {', '.join(built.backbone.taps)}; {size:,} bytes"
     )
-
-
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    try:
-        return None if text is None else tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise ValueError(f"channels: expected numbers separated by commas, got {text!r}") from None
 
 
 def build_metric(

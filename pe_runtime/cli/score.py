@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pe_runtime.cli.options import channel_numbers
+
 
 @click.command(name="score")
 @click.argument("backbone")
@@ -37,6 +39,7 @@ import click
 @click.option("--device", default=None, help="cpu, cuda, cuda:1, ...  [default: cpu]")
 @click.option("--batch-size", default=8, show_default=True, help="Gratings per forward pass.")
 @click.option("--plot", is_flag=True, help="Draw tuning curves and scores beside each profile, as PNG.")
+@click.option("--channels", help="Whose tuning --plot draws, up to 16: 0,3,17.  [default: three by PE]")
 @click.option("--quiet", is_flag=True, help="No progress bar and no table.")
 def command(
     backbone: str,
@@ -54,6 +57,7 @@ def command(
     device: str | None,
     batch_size: int,
     plot: bool,
+    channels: str | None,
     quiet: bool,
 ) -> None:
     """Score the channels of BACKBONE by perceptual efficacy (Tariq et al., ECCV 2020).
@@ -75,6 +79,7 @@ def command(
     from pe_runtime.stimuli import Stimulus
     from pe_runtime.tuning import score_channels
 
+    drawn = channel_numbers(channels)
     stimulus = Stimulus(
         contrast=contrast,
         size=size,
@@ -100,7 +105,7 @@ def command(
     for tap, profile in scored.items():
         profile.save(paths[tap])
         if plot:
-            profile.plot(paths[tap].with_suffix(".tuning.png"))
+            profile.plot(paths[tap].with_suffix(".tuning.png"), drawn)
             profile.plot_scores(paths[tap].with_suffix(".scores.png"))
     if not quiet:
         Console().print(score_table(scored, paths))

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from pe_runtime.cli import cli, main
 from pe_runtime.profiles import Profile
@@ -44,6 +45,29 @@ def test_score_writes_profiles_and_plots(profiles):
     }
     profile = Profile.load(profiles / "scale3.safetensors")
     assert (profile.backbone, profile.tap, profile.stimulus.frequencies) == ("gabor", "scale3", 6)
+
+
+def test_chosen_channels_are_drawn(tmp_path):
+    files = {}
+    for channels in ("0,5", "0,5,7"):
+        path = tmp_path / f"{channels}.safetensors"
+        arguments = [
+            "score",
+            "gabor",
+            "--tap",
+            "scale5",
+            "-o",
+            path,
+            "--plot",
+            "--channels",
+            channels,
+            *QUICK,
+        ]
+        assert invoke(*arguments).exit_code == 0
+        with Image.open(path.with_suffix(".tuning.png")) as plot:
+            files[channels] = plot.height
+    # A row of panels each.
+    assert files["0,5"] < files["0,5,7"]
 
 
 def test_several_taps_need_several_names(tmp_path):
