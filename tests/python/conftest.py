@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pe_runtime.cli import main
+
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
@@ -13,3 +15,17 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no folder of real photographs and weights beside the checkout")
     return SHARED
+
+
+@pytest.fixture
+def run_command(capfd: pytest.CaptureFixture[str]):
+    """Call the command line in this process: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return caught.value.code or 0, out, err
+
+    return call

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -12,6 +15,33 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
+
+# An import hook that stands in for a machine without torch: asking for it is an error.
+WITHOUT_TORCH = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision"):
+            raise AssertionError(f"{name} is imported")
+sys.meta_path.insert(0, NoTorch())
+from pe_runtime.cli import main
+try:
+    main()
+finally:
+    assert not {"torch", "torchvision"} & set(sys.modules)
+"""
+
+
+def run_python(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program text with arguments in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        timeout=120,
+        check=False,
+    )
 
 
 def metadata(**changes: object) -> dict[str, object]:
