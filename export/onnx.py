@@ -115,6 +115,7 @@ def _to_model(graph: ScoreGraph, opset: int) -> onnx.ModelProto:
     assert program is not None  # it is only for the exporter that dynamo replaced
     model: onnx.ModelProto = program.model_proto
     _strip(model)
+    _name_sizes(model, graph.input)
     return model
 
 
@@ -135,9 +136,21 @@ def _strip(model: onnx.ModelProto) -> None:
         for node in scope.node:
             del node.metadata_props[:]
             node.doc_string = ""
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
     model.producer_name, model.doc_string = "pe_runtime", ""
+
+
+def _name_sizes(model: onnx.ModelProto, input: str) -> None:
+    """Call dynamic sizes by name, where the exporter has symbols and formulas of symbols."""
+    image = ("batch", None, "height", "width") if input == "float32" else ("batch", "height", "width", None)
+    names = {"score": ("batch",), "map": ("batch", None, "map_height", "map_width")}
+    for value in (*model.graph.input, *model.graph.output):
+        for size, name in zip(value.type.tensor_type.shape.dim, names.get(value.name, image), strict=True):
+            if name is not None:
+                size.dim_param = name
+    # Shapes of intermediate values still have the symbols, and runtimes infer them anyway.
+    del model.graph.value_info[:]
 
 
 def _verify(graph: ScoreGraph, path: Path) -> None:

@@ -144,8 +144,12 @@ def test_file_describes_itself_and_nothing_else(tmp_path):
         assert trace not in content
     model = onnx.load(path)
     assert {domain.domain for domain in model.opset_import} <= {"", "ai.onnx"}
-    assert [value.name for value in model.graph.input] == ["reference", "distorted"]
-    assert [value.name for value in model.graph.output] == ["score"]
+    shapes = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    image = ["batch", 3, "height", "width"]
+    assert shapes == {"reference": image, "distorted": image, "score": ["batch"]}
 
 
 def test_contextual_settings_are_in_the_metadata(tmp_path):
