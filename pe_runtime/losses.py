@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pe_runtime import reference as definitions
 from pe_runtime.backbones import Backbone
-from pe_runtime.checks import check_choice, check_images, check_same_shape
+from pe_runtime.checks import check_choice, check_images, check_same_shape, is_tracing
 from pe_runtime.functional import REDUCTIONS, contextual_settings, reduce, widen
 from pe_runtime.metrics import Metric
 
@@ -86,7 +86,11 @@ class ContextualLoss(Metric):
         """
         for images, name in ((prediction, "prediction"), (target, "target")):
             check_images(images, name, min_size=self.backbone.min_size, values=self.check_values)
-        check_same_shape(prediction[:, :, 0, 0], target[:, :, 0, 0], "prediction", "target")
+        if not is_tracing() and len(prediction) != len(target):
+            raise ValueError(
+                "prediction and target: expected the same batch size, "
+                f"got {len(prediction)} and {len(target)}"
+            )
         return reduce(self._score_and_map(target, prediction)[0], self.reduction)
 
     def tap_map(self, tap: str, reference: Tensor, distorted: Tensor) -> tuple[Tensor, Tensor]:

@@ -314,6 +314,7 @@ def test_bad_settings_are_named(options, message):
         (torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4), ValueError, "same batch size and channels"),
         (torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4), ValueError, "same batch size and channels"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, 3, 4, 4), TypeError, "got torch.uint8"),
+        (torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4, device="meta"), ValueError, "expected one device"),
         ([[1.0]], torch.zeros(1, 3, 4, 4), TypeError, "source: expected a floating-point tensor.*list"),
     ],
 )

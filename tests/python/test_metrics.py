@@ -239,7 +239,7 @@ def test_shapes_and_reductions(squeeze, batch, height, width, reduction):
 def test_contextual_loss_of_images_of_different_size(squeeze):
     loss = pe.ContextualLoss(squeeze)(images(2, 40, 48), images(2, 36, 30, seed=1))
     assert loss.isfinite()
-    with pytest.raises(ValueError, match="prediction and target: expected the same shape"):
+    with pytest.raises(ValueError, match="prediction and target: expected the same batch size, got 1 and 2"):
         pe.ContextualLoss(squeeze)(images(1), images(2))
 
 
