@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -27,7 +28,7 @@ from pe_runtime.functional import REDUCTIONS, reduce, widen
 Weights = str | os.PathLike[str] | Mapping[str, Tensor]
 
 
-class Metric(nn.Module):
+class Metric(nn.Module, ABC):
     """What every metric and loss of two images shares.
 
     Args:
@@ -64,9 +65,9 @@ class Metric(nn.Module):
         """Weight of each tap where none are given: the score is then the mean over taps."""
         return 1 / len(self.backbone.taps)
 
+    @abstractmethod
     def tap_map(self, tap: str, reference: Tensor, distorted: Tensor) -> tuple[Tensor, Tensor]:
         """Score (B,) and map (B, 1, h, w) of one tap from its features (B, C, h, w)."""
-        raise TypeError(f"{type(self).__name__} does not define tap_map")
 
     def settings(self) -> dict[str, Any]:
         """The constants of the metric, for the metadata of an exported file."""

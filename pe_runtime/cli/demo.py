@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from pe_runtime.demo.verdicts import Row
 
 _GATE_THRESHOLD = 0.07
@@ -44,8 +44,6 @@ def command(output: Path, images: Path | None) -> None:
     Example:
       pe-runtime demo -o demo_output
     """
-    from rich.console import Console
-
     from pe_runtime.demo import photographs
 
     started = time.monotonic()
@@ -81,17 +79,14 @@ def _make_metrics(output: Path, console: Console) -> dict[str, str]:
 
 def _judge(output: Path, metrics: dict[str, str], console: Console) -> list[Row]:
     """Score every distorted photograph with every metric, and print the tables."""
-    from rich.console import Console as ProgressConsole
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from pe_runtime.demo import verdicts
 
-    console.print("\n[bold]4. What ONNX Runtime makes of the photographs[/] (0: identical; larger: worse)\n")
+    console.print("\n[bold]4. What ONNX Runtime makes of the photographs[/] (none: undistorted)\n")
     rows: list[Row] = []
     pairs = sum(len(list(folder.iterdir())) for folder in (output / "images").glob("*-*"))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     hidden = not sys.stderr.isatty()
-    with Progress(*columns, console=ProgressConsole(stderr=True), disable=hidden, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True) as progress:
         judging = progress.add_task("judging", total=len(metrics) * pairs)
         for name in metrics:
             file = output / "metrics" / f"{name}.onnx"

@@ -27,12 +27,13 @@ class Row:
     photograph: str
     distortion: str
     strengths: tuple[float, ...]
+    identity: float
     scores: tuple[float, ...]
 
     @property
     def ordered(self) -> bool:
-        """Whether every stronger level scores strictly worse, and the mildest worse than identity."""
-        return all(low < high for low, high in zip((0.0, *self.scores), self.scores, strict=False))
+        """Whether every stronger level scores strictly worse, and the mildest worse than no distortion."""
+        return all(low < high for low, high in zip((self.identity, *self.scores), self.scores, strict=False))
 
 
 def judge_all(metric: str, file: Path, images: Path, advance: Callable[[], None]) -> list[Row]:
@@ -45,18 +46,19 @@ def judge_all(metric: str, file: Path, images: Path, advance: Callable[[], None]
         advance: called after each pair.
 
     Raises:
-        ValueError: the metric scores identical photographs other than 0, or could not score.
+        ValueError: the metric could not score a pair.
     """
     judge = Judge(file, 0.0)
     rows = []
     for reference in sorted((images / "reference").iterdir()):
+        identity = judge.score(reference, reference).score
         for distortion, (_, strengths) in DISTORTIONS.items():
             scores = []
             for level in range(1, len(strengths) + 1):
                 candidate = images / f"{distortion}-{level}" / reference.name
                 scores.append(judge.score(reference, candidate).score)
                 advance()
-            rows.append(Row(metric, reference.stem, distortion, strengths, tuple(scores)))
+            rows.append(Row(metric, reference.stem, distortion, strengths, identity, tuple(scores)))
     return rows
 
 
@@ -66,13 +68,14 @@ def print_rows(rows: list[Row], title: str, console: Console) -> None:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in ("photograph", "distortion", "strengths"):
         table.add_column(name)
-    for level in levels:
-        table.add_column(f"level {level}", justify="right")
+    for column in ("none", *(f"level {level}" for level in levels)):
+        table.add_column(column, justify="right")
     table.add_column("ordered")
     for row in rows:
         strengths = ", ".join(f"{strength:g}" for strength in row.strengths)
         verdict = "[green]yes[/]" if row.ordered else "[red]NO[/]"
-        table.add_row(row.photograph, row.distortion, strengths, *(f"{s:.3g}" for s in row.scores), verdict)
+        scores = (f"{score:.3g}" for score in (row.identity, *row.scores))
+        table.add_row(row.photograph, row.distortion, strengths, *scores, verdict)
     console.print(table)
 
 

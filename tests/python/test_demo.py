@@ -25,7 +25,7 @@ def photo():
 
 
 def row(*scores, metric="distance", distortion="blur"):
-    return Row(metric, "coffee", distortion, DISTORTIONS[distortion][1], scores)
+    return Row(metric, "coffee", distortion, DISTORTIONS[distortion][1], 0.5, scores)
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)
@@ -48,9 +48,9 @@ def test_noise_has_the_strength_it_says():
 
 @pytest.mark.parametrize(
     ("scores", "ordered"),
-    [((1, 2, 3, 4), True), ((1, 2, 2, 4), False), ((0, 1, 2, 3), False), ((1, 3, 2, 4), False)],
+    [((1, 2, 3, 4), True), ((1, 2, 2, 4), False), ((0.5, 1, 2, 3), False), ((1, 3, 2, 4), False)],
 )
-def test_order_is_strict_and_starts_above_identity(scores, ordered):
+def test_order_is_strict_and_starts_above_no_distortion(scores, ordered):
     assert row(*scores).ordered is ordered
 
 

@@ -14,17 +14,10 @@ from pe_runtime.backbones import gabor_filters as filters
 from pe_runtime.backbones.gabor import GABOR_SCALES, GABOR_TAPS, LOWPASS, GaborNetwork, build_gabor
 from pe_runtime.channels import ChannelSet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FULL = build_gabor(dict.fromkeys(GABOR_TAPS))
 EACH = filters.CHANNELS // len(filters.COLOURS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On images as small as these, further threads only wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def distance(network: GaborNetwork, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -13,16 +13,9 @@ from scipy.ndimage import gaussian_filter
 
 from pe_runtime.backbones.gabor import GABOR_TAPS, build_gabor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FULL = build_gabor(dict.fromkeys(GABOR_TAPS))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On images as small as these, further threads only wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
