@@ -30,6 +30,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/backbone_cost.py
+	$(BIN)/python bench/gabor_distances.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo_output .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage
