@@ -1,0 +1,157 @@
+// What both directions of the contextual loss's backward share.
+// Included only by files that are compiled once per instruction set (see simd.h).
+#pragma once
+
+#include "contextual_rows.h"
+
+namespace pe::PE_ISA {
+
+// What each row that wins a column needs besides its features, in the order of the winners.
+struct Winners {
+    int64_t count;
+    int32_t* row;       // [count], ascending
+    int64_t* first;     // [nx + 1]: where the columns of source row i begin in `column`
+    int32_t* column;    // [ny]: columns by the row that wins them, ascending within a row
+    double* dense;      // [count]: factor of exp(-k (d - m)) in the gradient at -d
+    double* nearest;    // [count]: gradient at -d of the nearest column
+    double* rank_one;   // [count]: h k^2 D, the sum of a row of gradients at -d
+    double* threshold;  // [count]: of the refinement
+
+    Winners(Arena& arena, int64_t nx, int64_t ny) : count(0) {
+        const int64_t most = smaller(nx, ny);
+        row = arena.take<int32_t>(most);
+        first = arena.take<int64_t>(nx + 1);
+        column = arena.take<int32_t>(ny);
+        dense = arena.take<double>(most);
+        nearest = arena.take<double>(most);
+        rank_one = arena.take<double>(most);
+        threshold = arena.take<double>(most);
+    }
+
+    void find(const int32_t* arg, int64_t nx, int64_t ny) {
+        for (int64_t i = 0; i <= nx; ++i) first[i] = 0;
+        for (int64_t j = 0; j < ny; ++j) ++first[arg[j] + 1];
+        count = 0;
+        for (int64_t i = 0; i < nx; ++i) {
+            if (first[i + 1] > 0) row[count++] = int32_t(i);
+            first[i + 1] += first[i];
+        }
+        for (int64_t j = 0; j < ny; ++j) column[first[arg[j]]++] = int32_t(j);
+        for (int64_t i = nx; i > 0; --i) first[i] = first[i - 1];
+        first[0] = 0;
+    }
+};
+
+// Statistics and upstream gradients of one sample.
+template <typename T>
+struct Inputs {
+    const T* similarity;
+    const int32_t* similarity_arg;
+    const T* row_min;
+    const int32_t* row_min_arg;
+    const T* row_log_sum;
+    const T* loss_gradient;        // may be null
+    const T* similarity_gradient;  // may be null
+};
+
+template <typename T>
+struct Workspace {
+    Sample<T> sample;
+    Winners winners;
+    double* upstream;                      // [ny]: g_j
+    double* partial_totals;                // [max(slabs, column blocks)][channels]
+    double* centre;                        // [channels]: gradient of the mean target feature
+    T* column_gradient;                    // [panels kColumns][stride]; null where the target needs none
+    int64_t capacity;                      // rows of a slab over all columns
+    int64_t block_panels, block_capacity;  // of the pass over columns
+    int tasks;
+    Rows<T>* rows;        // [tasks]
+    Rows<T>* block_rows;  // [tasks]
+    T** sums;             // [tasks]: [capacity][stride]
+    T** scaled;           // [tasks]: [block_capacity][stride]
+
+    Workspace(const ContextualProblem& problem, Arena& arena, int threads, bool target, bool place)
+        : sample(problem, arena, true), winners(arena, sample.nx, sample.ny) {
+        const int64_t columns = sample.panels * Sample<T>::kColumns;
+        capacity = slab_rows<T>(columns);
+        block_panels = smaller(sample.panels, 1 + 512 / Sample<T>::kColumns);
+        block_capacity = slab_rows<T>(block_panels * Sample<T>::kColumns);
+        const int64_t slabs = (smaller(sample.nx, sample.ny) + capacity - 1) / capacity;
+        const int64_t blocks = (sample.panels + block_panels - 1) / block_panels;
+        tasks = int(smaller(threads, slabs > blocks ? slabs : blocks));
+        upstream = arena.take<double>(sample.ny);
+        partial_totals = arena.take<double>((slabs > blocks ? slabs : blocks) * sample.channels);
+        centre = arena.take<double>(sample.channels);
+        column_gradient = target ? arena.take<T>(columns * sample.stride) : nullptr;
+        rows = arena.take<Rows<T>>(tasks);
+        block_rows = arena.take<Rows<T>>(tasks);
+        sums = arena.take<T*>(tasks);
+        scaled = arena.take<T*>(tasks);
+        for (int task = 0; task < tasks; ++task) {
+            const Rows<T> own(arena, sample, capacity, sample.panels);
+            T* own_sums = arena.take<T>(capacity * sample.stride);
+            if (place) rows[task] = own, sums[task] = own_sums;
+            if (!target) continue;
+            const Rows<T> own_block(arena, sample, block_capacity, block_panels);
+            T* own_scaled = arena.take<T>(block_capacity * sample.stride);
+            if (place) block_rows[task] = own_block, scaled[task] = own_scaled;
+        }
+    }
+};
+
+// Replaces distances by exp(-k (d - m)) of one row; the nearest column, set aside, gets 0. Returns the sum,
+// and adds that of exp(-k (d - m)) k (d - m) log2(e) to *moment.
+template <typename T>
+double exponentials(const Rows<T>& rows, int64_t row, int64_t panels, double scale, double shift,
+                    double* moment) {
+    constexpr int kSize = Vec<T>::size;
+    using V = Vec<T>;
+    const V factor = V::all(T(scale)), offset = V::all(T(shift)), floor = V::all(T(-4000));
+    double sum = 0;
+    for (int64_t first = 0; first < panels; first += 128) {
+        const int64_t last = smaller(panels, first + 128);
+        V sums = V::all(0), moments = V::all(0);
+        for (int64_t panel = first; panel < last; ++panel) {
+            T* d = rows.at(panel, row);
+            for (int half = 0; half < 2; ++half) {
+                // Bounded, so that 0 times it is 0 and not NaN.
+                const V x = max(fma(V::load(d + half * kSize), factor, offset), floor);
+                const V e = exp2(x);
+                e.store(d + half * kSize);
+                sums = sums + e;
+                moments = fnma(e, x, moments);
+            }
+        }
+        sum += total(sums);
+        *moment += total(moments);
+    }
+    return sum;
+}
+
+// The gradient of normalised features, `at_unit`, taken through normalisation, weights and selection, and
+// added to `totals` before the weights.
+//   unit: the normalised features; inverse: of the length, negative where it was short
+template <typename T, typename S>
+void write_gradient(const Sample<T>& sample, const ContextualProblem& problem, const Gradient& gradient,
+                    int64_t index, int64_t position, const T* unit, const T* at_unit, double inverse,
+                    double* totals) {
+    double along = 0;
+    if (inverse > 0 && !sample.differences) {
+        for (int64_t c = 0; c < sample.channels; ++c) along += double(unit[c]) * double(at_unit[c]);
+    }
+    S* out = gradient.data == nullptr
+                 ? nullptr
+                 : static_cast<S*>(gradient.data) + index * gradient.layout.batch_stride +
+                       position * gradient.layout.position_stride;
+    const Channels& channels = problem.channels;
+    for (int64_t c = 0; c < sample.channels; ++c) {
+        const double value = (double(at_unit[c]) - along * double(unit[c])) * __builtin_fabs(inverse);
+        totals[c] += value;
+        if (out == nullptr) continue;
+        const double weight = channels.weights == nullptr ? 1.0 : channels.weights[c];
+        const int64_t channel = channels.indices == nullptr ? c : channels.indices[c];
+        store(Arithmetic<S>(weight * value), out + channel * gradient.layout.channel_stride);
+    }
+}
+
+}  // namespace pe::PE_ISA

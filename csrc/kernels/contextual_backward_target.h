@@ -1,0 +1,117 @@
+// The target's gradient: columns of the distance matrix, and the mean.
+// Included only by files that are compiled once per instruction set (see simd.h).
+#pragma once
+
+#include "contextual_backward.h"
+
+namespace pe::PE_ISA {
+
+// The gradient at -d of every column of a block, times the rows: the dense part of the target's gradient.
+template <typename T>
+void column_block(Workspace<T>& work, const Inputs<T>& in, const Refinement<T>& refinement, int64_t block,
+                  int task) {
+    const Sample<T>& sample = work.sample;
+    const Winners& winners = work.winners;
+    Rows<T>& rows = work.block_rows[task];
+    T* scaled = work.scaled[task];
+    constexpr int64_t kColumns = Rows<T>::kColumns;
+    const int64_t first = block * work.block_panels;
+    const int64_t last = smaller(sample.panels, first + work.block_panels);
+    T* gradient = work.column_gradient + first * kColumns * sample.stride;
+    for (int64_t n = 0; n < (last - first) * kColumns * sample.stride; ++n) gradient[n] = 0;
+    for (int64_t start = 0; start < winners.count; start += work.block_capacity) {
+        rows.count = smaller(work.block_capacity, winners.count - start);
+        for (int64_t r = 0; r < rows.count; ++r) rows.index[r] = winners.row[start + r];
+        rows.pack(sample);
+        rows.distances(sample, first, last);
+        for (int64_t r = 0; r < rows.count; ++r) {
+            const int64_t i = rows.index[r], q = in.row_min_arg[i];
+            rows.refine(sample, r, T(winners.threshold[start + r]), T(0), first, last);
+            const int64_t panel = q / kColumns;
+            if (panel >= first && panel < last) rows.at(panel - first, r)[q % kColumns] = sample.padding;
+            const double m = double(in.row_min[i]);
+            const double k = kLog2E / (refinement.bandwidth * (m + refinement.eps));
+            double moment = 0;
+            exponentials(rows, r, last - first, -k, k * m, &moment);
+            const T* row = sample.source_rows + i * sample.depth;
+            const T dense = T(winners.dense[start + r]);
+            for (int64_t c = 0; c < sample.stride; ++c) {
+                const T value = c < sample.channels ? row[c] : T(c == sample.channels && sample.differences);
+                scaled[r * sample.stride + c] = dense * value;
+            }
+        }
+        for (int64_t panel = first; panel < last; ++panel) {
+            for (int64_t n = 0; n < kColumns; n += kColumnTile) {
+                product<kColumnTile>(rows.at(panel - first, 0) + n, 1, kColumns, rows.count, scaled,
+                                     sample.stride,
+                                     gradient + ((panel - first) * kColumns + n) * sample.stride);
+            }
+        }
+    }
+}
+
+// Adds the columns that rows win and their nearest ones, in the order of the rows.
+template <typename T>
+void add_sparse_columns(Workspace<T>& work, const ContextualProblem& problem, const Inputs<T>& in) {
+    const Sample<T>& sample = work.sample;
+    const Winners& winners = work.winners;
+    const auto add = [&](int64_t j, T factor, const T* unit) {
+        T* out = work.column_gradient + j * sample.stride;
+        for (int64_t c = 0; c < sample.channels; ++c) out[c] += factor * unit[c];
+        if (sample.differences) out[sample.channels] += factor;
+    };
+    for (int64_t w = 0; w < winners.count; ++w) {
+        const int64_t i = winners.row[w], q = in.row_min_arg[i];
+        const T* unit = sample.source_rows + i * sample.depth;
+        const double k = 1 / (problem.bandwidth * (double(in.row_min[i]) + problem.eps));
+        add(q, T(winners.nearest[w]), unit);
+        for (int64_t n = winners.first[i]; n < winners.first[i + 1]; ++n) {
+            const int64_t j = winners.column[n];
+            if (j != q) add(j, T(k * work.upstream[j]), unit);
+        }
+    }
+}
+
+template <typename T, typename S>
+void target_columns(Workspace<T>& work, const ContextualProblem& problem, const Gradient& gradient,
+                    int64_t index, int64_t block) {
+    const Sample<T>& sample = work.sample;
+    constexpr int64_t kColumns = Rows<T>::kColumns;
+    const int64_t first = block * work.block_panels * kColumns;
+    const int64_t last = smaller(sample.ny, first + work.block_panels * kColumns);
+    double* totals = work.partial_totals + block * sample.channels;
+    for (int64_t c = 0; c < sample.channels; ++c) totals[c] = 0;
+    for (int64_t j = first; j < last; ++j) {
+        T* column = work.column_gradient + j * sample.stride;
+        const T* unit = sample.target_rows + j * sample.stride;
+        if (sample.differences) {
+            const T rank_one = column[sample.channels];
+            for (int64_t c = 0; c < sample.channels; ++c) column[c] = 2 * (column[c] - rank_one * unit[c]);
+        }
+        write_gradient<T, S>(sample, problem, gradient, index, j, unit, column, sample.target_inverse[j],
+                             totals);
+    }
+}
+
+// Every target feature moves the mean that is subtracted from all features.
+template <typename T, typename S>
+void add_centre(const Workspace<T>& work, const ContextualProblem& problem, const Gradient& gradient,
+                int64_t index, double count, const Pool& pool) {
+    const Sample<T>& sample = work.sample;
+    S* data = static_cast<S*>(gradient.data) + index * gradient.layout.batch_stride;
+    parallel_for(pool, (sample.ny + kBlock - 1) / kBlock, [&](int64_t block, int) {
+        const int64_t first = block * kBlock, last = smaller(sample.ny, first + kBlock);
+        for (int64_t c = 0; c < sample.channels; ++c) {
+            const double weight = problem.channels.weights == nullptr ? 1.0 : problem.channels.weights[c];
+            const int64_t channel = problem.channels.indices == nullptr ? c : problem.channels.indices[c];
+            const double value = -weight * work.centre[c] / count;
+            S* out = data + channel * gradient.layout.channel_stride;
+            for (int64_t j = first; j < last; ++j) {
+                S* place = out + j * gradient.layout.position_stride;
+                store(Arithmetic<S>(double(load(place)) + value), place);
+            }
+        }
+    });
+}
+
+}  // namespace pe::PE_ISA

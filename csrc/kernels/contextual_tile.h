@@ -1,0 +1,130 @@
+// The inner loops of the contextual loss: distances of a tile of rows to a panel of columns, distances of one
+// row to a panel to full relative accuracy, and products of coefficients with feature rows.
+// Included only by files that are compiled once per instruction set (see simd.h).
+#pragma once
+
+#include "simd.h"
+
+namespace pe::PE_ISA {
+
+// Columns of a panel: two vectors, so that a tile of kTileRows x kPanel sums fills the registers.
+template <typename T>
+constexpr int kPanel = 2 * Vec<T>::size;
+
+// out = bias - x . y (kDifferences: bias + |x - y|^2), all pairs of kTileRows rows and one panel.
+//   x: [depth][kTileRows], y: [depth][kPanel], bias: [kPanel], out: [kTileRows][kPanel]
+//   row_min: [kTileRows][Vec::size], lowered to the least distance so far in each lane
+template <bool kDifferences, typename T>
+PE_INLINE void distance_tile(const T* x, const T* y, int64_t depth, const T* bias, T* out, T* row_min) {
+    constexpr int kSize = Vec<T>::size;
+    using V = Vec<T>;
+    V left[kTileRows], right[kTileRows];
+#pragma GCC unroll 16
+    for (int r = 0; r < kTileRows; ++r) left[r] = V::load(bias), right[r] = V::load(bias + kSize);
+    for (int64_t c = 0; c < depth; ++c) {
+        const V y0 = V::load(y + c * 2 * kSize), y1 = V::load(y + c * 2 * kSize + kSize);
+#pragma GCC unroll 16
+        for (int r = 0; r < kTileRows; ++r) {
+            const V xr = V::all(x[c * kTileRows + r]);
+            if constexpr (kDifferences) {
+                const V d0 = y0 - xr, d1 = y1 - xr;
+                left[r] = fma(d0, d0, left[r]);
+                right[r] = fma(d1, d1, right[r]);
+            } else {
+                left[r] = fnma(xr, y0, left[r]);
+                right[r] = fnma(xr, y1, right[r]);
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kTileRows; ++r) {
+        left[r].store(out + r * 2 * kSize);
+        right[r].store(out + r * 2 * kSize + kSize);
+        min(V::load(row_min + r * kSize), min(left[r], right[r])).store(row_min + r * kSize);
+    }
+}
+
+// out = bias + offset + |x - y|^2 / 2 of one row to one panel: accurate relative to itself, where 1 - x . y
+// of near-identical features keeps only what cancellation leaves.
+//   x: [depth], y: [depth][kPanel]; returns the least
+template <typename T>
+PE_INLINE T refined_strip(const T* x, const T* y, int64_t depth, const T* bias, T offset, T* out) {
+    constexpr int kSize = Vec<T>::size;
+    using V = Vec<T>;
+    // Four chains each, against the latency of the fused multiply-add.
+    V sums[2][4];
+    for (auto& half : sums) {
+        for (V& sum : half) sum = V::all(0);
+    }
+    int64_t c = 0;
+    for (; c + 4 <= depth; c += 4) {
+#pragma GCC unroll 4
+        for (int chain = 0; chain < 4; ++chain) {
+            const V xc = V::all(x[c + chain]);
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; ++half) {
+                const V d = V::load(y + (c + chain) * 2 * kSize + half * kSize) - xc;
+                sums[half][chain] = fma(d, d, sums[half][chain]);
+            }
+        }
+    }
+    for (; c < depth; ++c) {
+        const V xc = V::all(x[c]);
+        for (int half = 0; half < 2; ++half) {
+            const V d = V::load(y + c * 2 * kSize + half * kSize) - xc;
+            sums[half][0] = fma(d, d, sums[half][0]);
+        }
+    }
+    V result[2];
+    for (int half = 0; half < 2; ++half) {
+        const V sum = (sums[half][0] + sums[half][1]) + (sums[half][2] + sums[half][3]);
+        result[half] = fma(sum, V::all(T(0.5)), V::load(bias + half * kSize) + V::all(offset));
+        result[half].store(out + half * kSize);
+    }
+    return lowest(min(result[0], result[1]));
+}
+
+// sums[m][0 .. kVectors vectors) += sum_k coefficients[m * row_step + k * step] rows[k], for kRows m.
+//   sums: rows of `stride`; rows: rows of `stride`
+template <int kRows, int kVectors, typename T>
+PE_INLINE void product_tile(const T* coefficients, int64_t row_step, int64_t step, int64_t count,
+                            const T* rows, int64_t stride, T* sums) {
+    constexpr int kSize = Vec<T>::size;
+    using V = Vec<T>;
+    V acc[kRows][kVectors];
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+        for (int n = 0; n < kVectors; ++n) acc[m][n] = V::load(sums + m * stride + n * kSize);
+    }
+    for (int64_t k = 0; k < count; ++k) {
+        V row[kVectors];
+#pragma GCC unroll 2
+        for (int n = 0; n < kVectors; ++n) row[n] = V::load(rows + k * stride + n * kSize);
+#pragma GCC unroll 16
+        for (int m = 0; m < kRows; ++m) {
+            const V coefficient = V::all(coefficients[m * row_step + k * step]);
+#pragma GCC unroll 2
+            for (int n = 0; n < kVectors; ++n) acc[m][n] = fma(coefficient, row[n], acc[m][n]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+        for (int n = 0; n < kVectors; ++n) acc[m][n].store(sums + m * stride + n * kSize);
+    }
+}
+
+// The same over all of a row, `stride` elements: a multiple of Vec::size.
+template <int kRows, typename T>
+PE_INLINE void product(const T* coefficients, int64_t row_step, int64_t step, int64_t count, const T* rows,
+                       int64_t stride, T* sums) {
+    constexpr int kSize = Vec<T>::size;
+    int64_t c = 0;
+    for (; c + 2 * kSize <= stride; c += 2 * kSize) {
+        product_tile<kRows, 2>(coefficients, row_step, step, count, rows + c, stride, sums + c);
+    }
+    if (c < stride) product_tile<kRows, 1>(coefficients, row_step, step, count, rows + c, stride, sums + c);
+}
+
+}  // namespace pe::PE_ISA
