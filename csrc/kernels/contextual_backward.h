@@ -68,6 +68,7 @@ struct Workspace {
     Rows<T>* rows;        // [tasks]
     Rows<T>* block_rows;  // [tasks]
     T** sums;             // [tasks]: [capacity][stride]
+    T** negligible;       // [tasks]: [capacity], exponentials that are lost in the sum of their row
     T** scaled;           // [tasks]: [block_capacity][stride]
 
     Workspace(const ContextualProblem& problem, Arena& arena, int threads, bool target, bool place)
@@ -86,11 +87,13 @@ struct Workspace {
         rows = arena.take<Rows<T>>(tasks);
         block_rows = arena.take<Rows<T>>(tasks);
         sums = arena.take<T*>(tasks);
+        negligible = arena.take<T*>(tasks);
         scaled = arena.take<T*>(tasks);
         for (int task = 0; task < tasks; ++task) {
             const Rows<T> own(arena, sample, capacity, sample.panels);
             T* own_sums = arena.take<T>(capacity * sample.stride);
-            if (place) rows[task] = own, sums[task] = own_sums;
+            T* own_negligible = arena.take<T>(capacity);
+            if (place) rows[task] = own, sums[task] = own_sums, negligible[task] = own_negligible;
             if (!target) continue;
             const Rows<T> own_block(arena, sample, block_capacity, block_panels);
             T* own_scaled = arena.take<T>(block_capacity * sample.stride);

@@ -24,6 +24,7 @@ void load_slab(Workspace<T>& work, const ContextualProblem& problem, const Input
     for (int64_t r = 0; r < rows.padded(); ++r) {
         for (int64_t c = 0; c < sample.stride; ++c) sums[r * sample.stride + c] = 0;
         if (r >= rows.count) {
+            work.negligible[task][r] = 0;
             for (int64_t p = 0; p < sample.panels; ++p) {
                 for (int64_t n = 0; n < kColumns; ++n) rows.at(p, r)[n] = 0;
             }
@@ -38,6 +39,8 @@ void load_slab(Workspace<T>& work, const ContextualProblem& problem, const Input
         double moment = 0;
         const double sum = exponentials(rows, r, sample.panels, -k * kLog2E, k * kLog2E * m, &moment);
         const double inverse_z = 1 / (1 + sum);
+        // As many as there are columns together stay below the rounding of the sum.
+        work.negligible[task][r] = T(sum * (sizeof(T) == 4 ? 0x1p-24 : 0x1p-53) / double(sample.ny));
 
         double all = 0, others = 0, weighted = 0;
         for (int64_t n = winners.first[i]; n < winners.first[i + 1]; ++n) {
@@ -63,6 +66,7 @@ void add_products(const Workspace<T>& work, int task) {
     const Sample<T>& sample = work.sample;
     const Rows<T>& rows = work.rows[task];
     T* sums = work.sums[task];
+    const T* negligible = work.negligible[task];
     constexpr int64_t kColumns = Rows<T>::kColumns;
     constexpr int kSize = Vec<T>::size;
     using V = Vec<T>;
@@ -70,10 +74,12 @@ void add_products(const Workspace<T>& work, int task) {
         const int64_t columns = smaller(kColumns, sample.ny - panel * kColumns);
         for (int64_t r = 0; r < rows.padded(); r += kTileRows) {
             const T* e = rows.at(panel, r);
-            V any = V::load(e);
-            for (int n = kSize; n < kTileRows * 2 * kSize; n += kSize) any = max(any, V::load(e + n));
-            // Of a near-identical pair most exponentials have underflowed.
-            if (!any_greater(any, V::all(0))) continue;
+            bool any = false;
+            for (int n = 0; n < kTileRows; ++n) {
+                const V largest = max(V::load(e + n * kColumns), V::load(e + n * kColumns + kSize));
+                any |= any_greater(largest, V::all(negligible[r + n]));
+            }
+            if (!any) continue;
             product<kTileRows>(e, kColumns, 1, columns, sample.target_rows + panel * kColumns * sample.stride,
                                sample.stride, sums + r * sample.stride);
         }
