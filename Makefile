@@ -2,24 +2,40 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+NATIVE = CMakeLists.txt $(shell find cmake csrc -type f)
+# CMake and Ninja are those of the environment, which is not activated.
+CMAKE = PATH="$(abspath $(BIN)):$$PATH" cmake
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test native-test sanitize lint bench clean
 
 help:
-	@echo "make demo    score channels, export metrics, judge photographs; results in demo_output/"
-	@echo "make test    lint, type-check and test, with coverage"
-	@echo "make lint    the first two of these"
-	@echo "make bench   the benchmarks that need no data of their own"
-	@echo "make clean   remove the environment and what was built"
+	@echo "make demo         score channels, export metrics, judge photographs; results in demo_output/"
+	@echo "make test         lint, type-check and test, with coverage"
+	@echo "make lint         the first two of these"
+	@echo "make native-test  the tests in C++ alone"
+	@echo "make sanitize     these under the address, undefined-behaviour and thread sanitizers"
+	@echo "make bench        the benchmarks that need no data of their own"
+	@echo "make clean        remove the environment and what was built"
 
 demo: $(VENV)/.installed
 	@echo "== Running the demonstration"
 	@$(BIN)/pe-runtime demo --output demo_output
 
-test: lint
+test: lint native-test
 	@echo "== Testing"
 	@# One thread per worker: the workers already fill the cores.
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal --cov --cov-report term --durations 10
+
+native-test: native-test-release
+
+sanitize: native-test-address native-test-thread
+
+# By the name of the preset, see CMakePresets.json.
+native-test-%: $(VENV)/.installed
+	@echo "== Testing the native code: $*"
+	$(CMAKE) --preset $* --log-level=WARNING -D Python_EXECUTABLE="$(abspath $(BIN)/python)"
+	$(CMAKE) --build --preset $*
+	PATH="$(abspath $(BIN)):$$PATH" ctest --preset $*
 
 lint: $(VENV)/.installed
 	@echo "== Linting and type-checking"
@@ -33,7 +49,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/gabor_distances.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info demo_output .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) build pe_runtime/*.so *.egg-info demo_output .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage
 
-$(VENV)/.installed: requirements/dev.txt pyproject.toml setup.py scripts/make_environment.sh
+$(VENV)/.installed: requirements/dev.txt pyproject.toml setup.py scripts/make_environment.sh $(NATIVE)
 	@scripts/make_environment.sh $(VENV)

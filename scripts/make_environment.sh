@@ -13,6 +13,8 @@ command -v "$python" >/dev/null || fail "$python: expected Python 3.10 or newer 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     fail "$python: expected Python 3.10 or newer, got $("$python" --version)"
 
+command -v "${CXX:-c++}" >/dev/null || fail "${CXX:-c++}: expected a C++ compiler: apt-get install g++"
+
 if ! "$folder/bin/python" -m pip --version >/dev/null 2>&1; then
     say "Creating the virtual environment $folder with $("$python" --version)"
     # Debian splits ensurepip off into python3-venv; with pip itself at hand that is no obstacle.

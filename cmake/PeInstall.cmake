@@ -1,0 +1,23 @@
+# Two components: "package", what the Python package holds, into the prefix itself; "development", for C++.
+include(CMakePackageConfigHelpers)
+
+set(pe_config_dir "${CMAKE_INSTALL_LIBDIR}/cmake/pe_runtime")
+set(pe_installed pe_kernels)
+if(TARGET pe_torch)
+    list(APPEND pe_installed pe_torch)
+    install(TARGETS pe_torch LIBRARY DESTINATION . COMPONENT package EXCLUDE_FROM_ALL)
+endif()
+if(TARGET _kernels)
+    install(TARGETS _kernels LIBRARY DESTINATION . COMPONENT package EXCLUDE_FROM_ALL)
+endif()
+
+install(TARGETS ${pe_installed} EXPORT pe_runtime
+        ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT development
+        LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT development)
+install(EXPORT pe_runtime NAMESPACE pe_runtime:: FILE pe_runtimeTargets.cmake
+        DESTINATION "${pe_config_dir}" COMPONENT development)
+configure_package_config_file(cmake/pe_runtimeConfig.cmake.in pe_runtimeConfig.cmake
+                              INSTALL_DESTINATION "${pe_config_dir}")
+write_basic_package_version_file(pe_runtimeConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES "${PROJECT_BINARY_DIR}/pe_runtimeConfig.cmake" "${PROJECT_BINARY_DIR}/pe_runtimeConfigVersion.cmake"
+        DESTINATION "${pe_config_dir}" COMPONENT development)
