@@ -41,6 +41,8 @@ class ScoreGraph(nn.Module):
             )
         check_choice(input, "input", INPUTS)
         self.metric = copy.deepcopy(metric).to(device="cpu", dtype=torch.float32)
+        # Operators of torch's own would end up in the graph.
+        self.metric.kernels = "reference"
         self.input = input
         self.map = map
 

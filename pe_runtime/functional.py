@@ -4,6 +4,10 @@ Feature maps are (B, C, H, W), NCHW or channels-last in memory, in any floating-
 is computed in float32: rounded to bf16 or TF32, near-identical features give wrong losses without any NaN
 to show it. `channels` selects some of the C channels, `weights` multiplies the selected features.
 NaN in the features propagates to the result of its sample.
+
+`kernels` says what computes: "auto", native operators where they are there and can (CPU tensors, any distance
+but "l1"), and the definitions in plain PyTorch otherwise; "native" or "reference" insist on either. The
+environment variable PE_RUNTIME_KERNELS decides what "auto" is.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pe_runtime import ops
 from pe_runtime import reference as definitions
 from pe_runtime.checks import check_choice, is_tracing
 from pe_runtime.reference import ContextualSettings
@@ -52,6 +57,7 @@ def contextual_loss(
     form: str = "log",
     parity: str | None = None,
     reduction: str = "mean",
+    kernels: str = "auto",
 ) -> Tensor:
     """Contextual loss between two feature maps (Mechrez et al., ECCV 2018; Eq. 9 of Tariq et al., 2020).
 
@@ -76,6 +82,7 @@ def contextual_loss(
         form: "log": -log CX, or "one_minus": 1 - CX.
         parity: a key of `PARITY`: overrides `center` and `form` to give that implementation's numbers.
         reduction: "mean" or "sum" over samples, or "none".
+        kernels: "auto", "native" or "reference".
 
     Returns:
         The loss, a scalar, or (B,) for reduction "none"; float64 for float64 features, else float32.
@@ -83,6 +90,7 @@ def contextual_loss(
     Raises:
         TypeError: features that are not floating-point tensors.
         ValueError: shapes that do not fit, or a setting out of its range.
+        RuntimeError: "native" where the operators cannot.
     """
     settings = contextual_settings(
         bandwidth=bandwidth,
@@ -94,10 +102,9 @@ def contextual_loss(
         parity=parity,
     )
     check_choice(reduction, "reduction", REDUCTIONS)
+    check_choice(kernels, "kernels", ops.KERNELS)
     _check_pair(source, target, "source", "target", same_size=False)
-    source, target = (select(features, channels, weights) for features in (source, target))
-    loss, _ = definitions.contextual_loss(source, target, settings)
-    return reduce(loss, reduction)
+    return reduce(contextual_and_map(source, target, settings, channels, weights, kernels)[0], reduction)
 
 
 def feature_distance(
@@ -107,6 +114,7 @@ def feature_distance(
     weights: Tensor | Sequence[float] | None = None,
     *,
     reduction: str = "none",
+    kernels: str = "auto",
 ) -> Tensor:
     """Mean squared difference of two feature maps: Tariq et al. (ECCV 2020), Eq. 1.
 
@@ -116,6 +124,7 @@ def feature_distance(
         channels: which channels; None: all.
         weights: factor >= 0 of each selected channel's features; None: 1.
         reduction: "none", or "mean" or "sum" over samples.
+        kernels: "auto", "native" or "reference".
 
     Returns:
         (B,), or a scalar; the mean is over the selected channels and all positions.
@@ -123,11 +132,12 @@ def feature_distance(
     Raises:
         TypeError: features that are not floating-point tensors.
         ValueError: shapes that do not fit, or another reduction.
+        RuntimeError: "native" where the operators cannot.
     """
     check_choice(reduction, "reduction", REDUCTIONS)
+    check_choice(kernels, "kernels", ops.KERNELS)
     _check_pair(reference, distorted, "reference", "distorted", same_size=True)
-    first, second = (select(features, channels, weights) for features in (reference, distorted))
-    return reduce(definitions.feature_difference(first, second).mean(dim=(1, 2, 3)), reduction)
+    return reduce(difference_and_map(reference, distorted, channels, weights, kernels)[0], reduction)
 
 
 def lpips_distance(
@@ -137,6 +147,7 @@ def lpips_distance(
     linear: Tensor | Sequence[float] | None = None,
     *,
     reduction: str = "none",
+    kernels: str = "auto",
 ) -> Tensor:
     """One layer of the LPIPS form: Zhang et al. (CVPR 2018), Eq. 1.
 
@@ -147,6 +158,7 @@ def lpips_distance(
         linear: weight >= 0 of each selected channel's squared difference (the `lin` layers of the lpips
             package); None: 1.
         reduction: "none", or "mean" or "sum" over samples.
+        kernels: "auto", "native" or "reference".
 
     Returns:
         (B,), or a scalar; the sum over channels is averaged over positions.
@@ -154,15 +166,79 @@ def lpips_distance(
     Raises:
         TypeError: features that are not floating-point tensors.
         ValueError: shapes that do not fit, or another reduction.
+        RuntimeError: "native" where the operators cannot.
     """
     check_choice(reduction, "reduction", REDUCTIONS)
+    check_choice(kernels, "kernels", ops.KERNELS)
     _check_pair(reference, distorted, "reference", "distorted", same_size=True)
-    first, second = (select(features, channels, None) for features in (reference, distorted))
-    factors = None if linear is None else _factors(linear, "linear", first)
-    return reduce(definitions.lpips_difference(first, second, factors).mean(dim=(1, 2, 3)), reduction)
+    return reduce(lpips_and_map(reference, distorted, channels, linear, kernels)[0], reduction)
 
 
 REDUCTIONS = ("none", "mean", "sum")
+
+
+def contextual_and_map(
+    source: Tensor,
+    target: Tensor,
+    settings: ContextualSettings,
+    channels: Sequence[int] | None = None,
+    weights: Tensor | Sequence[float] | None = None,
+    kernels: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`contextual_loss` of each sample, (B,), and the similarity of each target position, (B, 1, Hy, Wy).
+
+    Both arguments are checked, see `pe_runtime.reference.contextual_loss` for the map.
+    """
+    obstacle = "distance 'l1' has no kernel" if settings.distance == "l1" else _obstacle(source, target)
+    if not ops.use_native(kernels, obstacle):
+        source, target = (select(features, channels, weights) for features in (source, target))
+        return definitions.contextual_loss(source, target, settings)
+    source, target, indices, factors = _native_inputs(source, target, channels, weights)
+    constants = (
+        *(indices, factors, settings.bandwidth, settings.distance, settings.center),
+        *(settings.spatial_weight, settings.form, settings.eps, settings.eps_log),
+    )
+    loss, log_similarity = torch.ops.pe_runtime.contextual(source, target, *constants)[:2]
+    if settings.symmetric:
+        loss = (loss + torch.ops.pe_runtime.contextual(target, source, *constants)[0]) / 2
+    return loss, log_similarity.exp()
+
+
+def difference_and_map(
+    reference: Tensor,
+    distorted: Tensor,
+    channels: Sequence[int] | None = None,
+    weights: Tensor | Sequence[float] | None = None,
+    kernels: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`feature_distance` of each sample, (B,), and its map, (B, 1, H, W)."""
+    if ops.use_native(kernels, _obstacle(reference, distorted)):
+        inputs = _native_inputs(reference, distorted, channels, weights)
+        return torch.ops.pe_runtime.channel_distance(*inputs, None, "squared")
+    first, second = (select(features, channels, weights) for features in (reference, distorted))
+    difference = definitions.feature_difference(first, second)
+    return difference.mean(dim=(1, 2, 3)), difference
+
+
+def lpips_and_map(
+    reference: Tensor,
+    distorted: Tensor,
+    channels: Sequence[int] | None = None,
+    linear: Tensor | Sequence[float] | None = None,
+    kernels: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`lpips_distance` of each sample, (B,), and its map, (B, 1, H, W)."""
+    learned = isinstance(linear, Tensor) and linear.requires_grad
+    obstacle = "linear requires a gradient" if learned else _obstacle(reference, distorted)
+    if ops.use_native(kernels, obstacle):
+        first, second, indices, _ = _native_inputs(reference, distorted, channels, None)
+        count = first.shape[1] if indices is None else indices.shape[0]
+        factors = None if linear is None else _factors(linear, "linear", first, count)
+        return torch.ops.pe_runtime.channel_distance(first, second, indices, None, factors, "unit")
+    first, second = (select(features, channels, None) for features in (reference, distorted))
+    factors = None if linear is None else _factors(linear, "linear", first, first.shape[1])
+    difference = definitions.lpips_difference(first, second, factors)
+    return difference.mean(dim=(1, 2, 3)), difference
 
 
 def reduce(values: Tensor, reduction: str) -> Tensor:
@@ -187,9 +263,9 @@ def contextual_settings(
     Raises:
         ValueError: a setting out of its range, or one that a parity mode does not have.
     """
-    if not (math.isfinite(bandwidth) and bandwidth > 0):
+    if not 0 < bandwidth < math.inf:
         raise ValueError(f"bandwidth: expected a finite number above 0, got {bandwidth}")
-    if not (math.isfinite(spatial_weight) and spatial_weight >= 0):
+    if not 0 <= spatial_weight < math.inf:
         raise ValueError(f"spatial_weight: expected a finite number >= 0, got {spatial_weight}")
     check_choice(distance, "distance", definitions.DISTANCES)
     check_choice(center, "center", definitions.CENTERS)
@@ -226,12 +302,11 @@ def select(
     """
     features = widen(features)
     if channels is not None:
-        available = features.shape[1]
-        if len(channels) == 0 or not all(0 <= channel < available for channel in channels):
-            raise ValueError(f"channels: expected numbers from 0 to {available - 1}, got {list(channels)}")
+        _check_channels(channels, features)
         features = features[:, torch.as_tensor(channels, device=features.device)]
     if weights is not None:
-        features = features * _factors(weights, "weights", features)[None, :, None, None]
+        factors = _factors(weights, "weights", features, features.shape[1])
+        features = features * factors[None, :, None, None]
     return features
 
 
@@ -240,11 +315,52 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _factors(values: Tensor | Sequence[float], name: str, features: Tensor) -> Tensor:
-    factors = torch.as_tensor(values, device=features.device, dtype=features.dtype)
-    if factors.shape != features.shape[1:2]:
+def _obstacle(first: Tensor, second: Tensor) -> str | None:
+    """Why the operators cannot take these features, None if they can."""
+    for features in (first, second):
+        if features.device.type != "cpu":
+            return f"features are on {features.device.type!r}, and there are kernels for the CPU only"
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func has no gradient of operators that are registered with torch.library"
+    return None
+
+
+def _native_inputs(
+    first: Tensor,
+    second: Tensor,
+    channels: Sequence[int] | None,
+    weights: Tensor | Sequence[float] | None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Features of one type that the operators read, and the channels and weights for them, checked."""
+    if first.dtype != second.dtype or first.dtype not in ops.DTYPES:
+        dtype = torch.promote_types(widen(first).dtype, widen(second).dtype)
+        first, second = first.to(dtype), second.to(dtype)
+    repeated = channels is not None and len(set(channels)) < len(channels)
+    if repeated or (isinstance(weights, Tensor) and weights.requires_grad):
+        # Operators take each channel once, and weights as constants.
+        return select(first, channels, weights), select(second, channels, weights), None, None
+    indices = factors = None
+    if channels is not None:
+        _check_channels(channels, first)
+        indices = torch.as_tensor(channels, dtype=torch.int64)
+    if weights is not None:
+        count = first.shape[1] if channels is None else len(channels)
+        factors = _factors(weights, "weights", first, count)
+    return first, second, indices, factors
+
+
+def _check_channels(channels: Sequence[int], features: Tensor) -> None:
+    available = features.shape[1]
+    if len(channels) == 0 or not all(0 <= channel < available for channel in channels):
+        raise ValueError(f"channels: expected numbers from 0 to {available - 1}, got {list(channels)}")
+
+
+def _factors(values: Tensor | Sequence[float], name: str, features: Tensor, count: int) -> Tensor:
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    factors = torch.as_tensor(values, device=features.device, dtype=dtype)
+    if factors.shape != (count,):
         raise ValueError(
-            f"{name}: expected one for each of {features.shape[1]} channels, got shape {tuple(factors.shape)}"
+            f"{name}: expected one for each of {count} channels, got shape {tuple(factors.shape)}"
         )
     return factors
 

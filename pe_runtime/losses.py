@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pe_runtime import reference as definitions
 from pe_runtime.backbones import Backbone
 from pe_runtime.checks import check_choice, check_images, check_same_shape, is_tracing
-from pe_runtime.functional import REDUCTIONS, contextual_settings, reduce, widen
+from pe_runtime.functional import REDUCTIONS, contextual_and_map, contextual_settings, reduce, widen
 from pe_runtime.metrics import Metric
 
 
@@ -37,6 +36,7 @@ class ContextualLoss(Metric):
         tap_weights: weight >= 0 of each tap's loss; None: the mean over taps.
         reduction: "mean" (default), "sum" or "none".
         check_values: refuse images with values outside [0, 1] and NaN; off by default.
+        kernels: "auto", "native" or "reference", see `pe_runtime.functional`.
 
     Raises:
         ValueError: a setting out of its range.
@@ -58,8 +58,15 @@ class ContextualLoss(Metric):
         tap_weights: Mapping[str, float] | None = None,
         reduction: str = "mean",
         check_values: bool = False,
+        kernels: str = "auto",
     ) -> None:
-        super().__init__(backbone, tap_weights=tap_weights, reduction=reduction, check_values=check_values)
+        super().__init__(
+            backbone,
+            tap_weights=tap_weights,
+            reduction=reduction,
+            check_values=check_values,
+            kernels=kernels,
+        )
         self.contextual = contextual_settings(
             bandwidth=bandwidth,
             distance=distance,
@@ -95,7 +102,7 @@ class ContextualLoss(Metric):
 
     def tap_map(self, tap: str, reference: Tensor, distorted: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of one tap, and 1 - max_i CX_ij at each position of the reference. See `Metric.tap_map`."""
-        loss, similarity = definitions.contextual_loss(distorted, reference, self.contextual)
+        loss, similarity = contextual_and_map(distorted, reference, self.contextual, kernels=self.kernels)
         return loss, 1 - similarity
 
     def settings(self) -> dict[str, Any]:

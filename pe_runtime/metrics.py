@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pe_runtime import reference as definitions
+from pe_runtime import ops
 from pe_runtime.backbones import Backbone
 from pe_runtime.checks import check_choice, check_images, check_same_shape, is_tracing
-from pe_runtime.functional import REDUCTIONS, reduce, widen
+from pe_runtime.functional import REDUCTIONS, difference_and_map, lpips_and_map, reduce, widen
 
 Weights = str | os.PathLike[str] | Mapping[str, Tensor]
 
@@ -37,9 +37,11 @@ class Metric(nn.Module, ABC):
         reduction: "none" (one distance per pair), or "mean" or "sum" over the batch.
         check_values: refuse images with values that are not in [0, 1], or NaN. This reads the images
             (and waits for the GPU).
+        kernels: "auto", "native" or "reference", see `pe_runtime.functional`.
 
     Raises:
-        ValueError: weights for taps that the backbone does not have, negative or all zero; another reduction.
+        ValueError: weights for taps that the backbone does not have, negative or all zero; another reduction
+            or value of kernels.
     """
 
     kind: str
@@ -51,14 +53,17 @@ class Metric(nn.Module, ABC):
         tap_weights: Mapping[str, float] | None,
         reduction: str,
         check_values: bool,
+        kernels: str,
     ) -> None:
         super().__init__()
         if not isinstance(backbone, Backbone):
             raise TypeError(f"backbone: expected a pe_runtime.Backbone, got {type(backbone).__name__}")
         check_choice(reduction, "reduction", REDUCTIONS)
+        check_choice(kernels, "kernels", ops.KERNELS)
         self.backbone = backbone
         self.reduction = reduction
         self.check_values = check_values
+        self.kernels = kernels
         self.tap_weights = self._checked_tap_weights(tap_weights)
 
     def default_tap_weight(self) -> float:
@@ -140,6 +145,7 @@ class FeatureDistance(Metric):
         tap_weights: weight >= 0 of each tap; None: the mean over taps.
         reduction: "none", "mean" or "sum".
         check_values: refuse values outside [0, 1] and NaN; turn off inside a training step.
+        kernels: "auto", "native" or "reference", see `pe_runtime.functional`.
 
     Raises:
         ValueError: see `Metric`.
@@ -154,18 +160,19 @@ class FeatureDistance(Metric):
         tap_weights: Mapping[str, float] | None = None,
         reduction: str = "none",
         check_values: bool = True,
+        kernels: str = "auto",
     ) -> None:
         super().__init__(
             Backbone() if backbone is None else backbone,
             tap_weights=tap_weights,
             reduction=reduction,
             check_values=check_values,
+            kernels=kernels,
         )
 
     def tap_map(self, tap: str, reference: Tensor, distorted: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 1 of one tap. See `Metric.tap_map`."""
-        difference = definitions.feature_difference(reference, distorted)
-        return difference.mean(dim=(1, 2, 3)), difference
+        return difference_and_map(reference, distorted, kernels=self.kernels)
 
 
 LPIPS_NETWORKS = {
@@ -192,6 +199,7 @@ class LPIPS(Metric):
         tap_weights: weight >= 0 of each tap; None: 1 each, as published.
         reduction: "none", "mean" or "sum".
         check_values: refuse values outside [0, 1] and NaN; turn off inside a training step.
+        kernels: "auto", "native" or "reference", see `pe_runtime.functional`.
 
     Raises:
         ImportError: published linear weights without the lpips package.
@@ -209,6 +217,7 @@ class LPIPS(Metric):
         tap_weights: Mapping[str, float] | None = None,
         reduction: str = "none",
         check_values: bool = True,
+        kernels: str = "auto",
     ) -> None:
         if isinstance(network, str):
             check_choice(network, "network", tuple(LPIPS_NETWORKS))
@@ -216,7 +225,13 @@ class LPIPS(Metric):
             backbone = Backbone(name, taps, weights)
         else:
             backbone = network
-        super().__init__(backbone, tap_weights=tap_weights, reduction=reduction, check_values=check_values)
+        super().__init__(
+            backbone,
+            tap_weights=tap_weights,
+            reduction=reduction,
+            check_values=check_values,
+            kernels=kernels,
+        )
         if isinstance(linear, str):
             check_choice(linear, "linear", ("published",))
             if not isinstance(network, str):
@@ -233,8 +248,7 @@ class LPIPS(Metric):
     def tap_map(self, tap: str, reference: Tensor, distorted: Tensor) -> tuple[Tensor, Tensor]:
         """The LPIPS form of one tap. See `Metric.tap_map`."""
         linear = getattr(self, f"linear_{tap}", None)
-        difference = definitions.lpips_difference(reference, distorted, linear)
-        return difference.mean(dim=(1, 2, 3)), difference
+        return lpips_and_map(reference, distorted, linear=linear, kernels=self.kernels)
 
     def settings(self) -> dict[str, Any]:
         """See `Metric.settings`."""

@@ -11,7 +11,7 @@
 
 #include "autograd.h"
 
-static void print(const torch::Tensor& values) {
+static void print_numbers(const torch::Tensor& values) {
     const torch::Tensor flat = values.detach().flatten();
     for (int64_t i = 0; i < flat.numel(); ++i) std::printf("%.9g\n", flat[i].item<double>());
 }
@@ -22,7 +22,7 @@ int main(int, char** arguments) {
     const torch::Tensor ramp = torch::arange(2 * 8 * height * width).reshape({2, 8, height, width});
     const torch::Tensor target = torch::cos(0.11 * ramp);
     torch::Tensor source = torch::sin(0.37 * ramp);
-    print(module.forward({source, target}).toTensor());
+    print_numbers(module.forward({source, target}).toTensor());
 
     source.set_requires_grad(true);
     const torch::Tensor channels = torch::tensor({1, 6, 3}, torch::kInt64),
@@ -32,14 +32,14 @@ int main(int, char** arguments) {
     const torch::Tensor loss =
         std::get<0>(pe_runtime::contextual(source, target, channels, weights, options));
     loss.sum().backward();
-    print(loss);
-    print(source.grad());
+    print_numbers(loss);
+    print_numbers(source.grad());
 
     source.mutable_grad() = torch::Tensor();
     const auto [distance, map] = pe_runtime::channel_distance(source, target, std::nullopt, std::nullopt,
                                                               torch::linspace(0, 1, 8), "unit");
     (distance.sum() + map.sum()).backward();
-    print(distance);
-    print(source.grad());
+    print_numbers(distance);
+    print_numbers(source.grad());
     return 0;
 }

@@ -1,0 +1,171 @@
+#include "adapter.h"
+
+#include <atomic>
+#include <limits>
+
+namespace pe::torch_adapter {
+namespace {
+
+// Positions, rows before columns, as one walk: its step, or nothing where the rows do not follow on each
+// other.
+std::optional<int64_t> position_stride(const Tensor& features) {
+    const int64_t height = features.size(2), width = features.size(3);
+    if (width == 1) return height == 1 ? 1 : features.stride(2);
+    if (height == 1 || features.stride(2) == width * features.stride(3)) return features.stride(3);
+    return std::nullopt;
+}
+
+Layout layout_of(const Tensor& features) {
+    return {features.stride(0), features.stride(1), position_stride(features).value()};
+}
+
+const char* type_name(ScalarType type) { return torch::headeronly::toString(type); }
+
+}  // namespace
+
+int choose(const std::string& value, const char* name, std::initializer_list<const char*> choices) {
+    int index = 0;
+    std::string listed;
+    for (const char* choice : choices) {
+        if (value == choice) return index;
+        listed += std::string(index++ == 0 ? "'" : ", '") + choice + "'";
+    }
+    check(false, name, ": expected one of ", listed, ", got '", value, "'");
+    return -1;
+}
+
+std::string shape_text(const Tensor& tensor) {
+    std::string text = "(";
+    for (int64_t size : tensor.sizes()) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+    return text + ")";
+}
+
+Type type_of(const Tensor& features) {
+    switch (features.scalar_type()) {
+        case ScalarType::Double:
+            return Type::kFloat64;
+        case ScalarType::Half:
+            return Type::kFloat16;
+        case ScalarType::BFloat16:
+            return Type::kBFloat16;
+        default:
+            return Type::kFloat32;
+    }
+}
+
+ScalarType result_type(const Tensor& features) {
+    return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+void check_features(const Tensor& features, const char* name) {
+    const ScalarType type = features.scalar_type();
+    check(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+              type == ScalarType::BFloat16,
+          name, ": expected features in float32, float64, float16 or bfloat16, got ", type_name(type));
+    check(features.is_cpu(), name, ": expected features on the CPU");
+    check(features.dim() == 4 && features.numel() > 0, name,
+          ": expected a non-empty shape (B, C, H, W), got ", shape_text(features));
+    check(features.size(2) * features.size(3) <= std::numeric_limits<int32_t>::max(), name,
+          ": expected less than 2^31 positions, got shape ", shape_text(features));
+}
+
+void check_pair(const Tensor& first, const Tensor& second, const char* first_name, const char* second_name,
+                bool same_size) {
+    check_features(first, first_name);
+    check_features(second, second_name);
+    bool same = first.size(0) == second.size(0) && first.size(1) == second.size(1);
+    if (same_size) same = same && first.size(2) == second.size(2) && first.size(3) == second.size(3);
+    check(same, first_name, " and ", second_name, ": expected the same ",
+          same_size ? "shape" : "batch size and channels", ", got ", shape_text(first), " and ",
+          shape_text(second));
+    check(first.scalar_type() == second.scalar_type(), first_name, " and ", second_name,
+          ": expected one type, got ", type_name(first.scalar_type()), " and ",
+          type_name(second.scalar_type()));
+}
+
+Tensor checked(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape,
+               ScalarType type) {
+    bool fits = tensor.is_cpu() && tensor.scalar_type() == type && tensor.dim() == int64_t(shape.size());
+    int64_t dimension = 0;
+    for (int64_t size : shape) fits = fits && tensor.size(dimension++) == size;
+    std::string expected;
+    for (int64_t size : shape) expected += (expected.empty() ? "" : ", ") + std::to_string(size);
+    check(fits, name, ": expected ", type_name(type), " on the CPU in shape (", expected, "), got ",
+          type_name(tensor.scalar_type()), " in shape ", shape_text(tensor));
+    return torch::stable::contiguous(tensor);
+}
+
+FeatureMap::FeatureMap(const Tensor& tensor)
+    : tensor_(position_stride(tensor) ? tensor : torch::stable::contiguous(tensor)),
+      layout_(layout_of(tensor_)) {}
+
+GradientMap::GradientMap(const Tensor& features, bool needed, bool zeroed)
+    : needed_(needed),
+      result_(needed ? torch::stable::empty_like(features) : torch::stable::new_empty(features, {0})),
+      written_(result_) {
+    if (!needed) return;
+    if (!position_stride(result_)) written_ = torch::stable::new_empty(features, features.sizes());
+    if (zeroed) torch::stable::zero_(written_);
+    layout_ = layout_of(written_);
+}
+
+Tensor GradientMap::finish() {
+    if (written_.get() != result_.get()) torch::stable::copy_(result_, written_);
+    return result_;
+}
+
+ChannelConstants::ChannelConstants(const std::optional<Tensor>& channels,
+                                   const std::optional<Tensor>& weights, int64_t available)
+    : count_(available) {
+    if (channels) {
+        check(channels->is_cpu() && channels->scalar_type() == ScalarType::Long && channels->dim() == 1 &&
+                  channels->numel() > 0,
+              "channels: expected int64 on the CPU in shape (K,), K > 0, got ",
+              type_name(channels->scalar_type()), " in shape ", shape_text(*channels));
+        indices_ = torch::stable::contiguous(*channels);
+        count_ = indices_->numel();
+        const int64_t* indices = indices_->const_data_ptr<int64_t>();
+        std::vector<bool> seen(available);
+        for (int64_t k = 0; k < count_; ++k) {
+            check(0 <= indices[k] && indices[k] < available, "channels: expected numbers from 0 to ",
+                  available - 1, ", got ", indices[k]);
+            check(!seen[indices[k]], "channels: expected each number once, got ", indices[k], " twice");
+            seen[indices[k]] = true;
+        }
+    }
+    if (weights) weights_ = factors(*weights, "weights", count_);
+}
+
+Channels ChannelConstants::get() const {
+    return {count_, indices_ ? indices_->const_data_ptr<int64_t>() : nullptr,
+            weights_ ? weights_->data() : nullptr};
+}
+
+std::vector<double> factors(const Tensor& values, const char* name, int64_t count) {
+    check(values.is_cpu(), name, ": expected a tensor on the CPU");
+    check(values.dim() == 1 && values.size(0) == count, name, ": expected one for each of ", count,
+          " channels, got shape ", shape_text(values));
+    const Tensor wide = torch::stable::contiguous(torch::stable::to(values, ScalarType::Double));
+    const double* data = wide.const_data_ptr<double>();
+    return {data, data + count};
+}
+
+Workspace::Workspace(size_t bytes, const Tensor& like)
+    : memory_(torch::stable::new_empty(like, {int64_t(bytes + kWorkspaceAlignment)}, ScalarType::Byte)) {
+    const auto address = reinterpret_cast<uintptr_t>(memory_.mutable_data_ptr());
+    const uintptr_t mask = kWorkspaceAlignment - 1;
+    start_ = reinterpret_cast<void*>((address + mask) & ~mask);
+}
+
+Pool torch_pool() {
+    const auto run = [](void*, int tasks, void (*body)(void*, int), void* argument) {
+        // Whoever is free takes the next: tasks differ in length, and torch cuts a range into equal parts.
+        std::atomic<int> next{0};
+        torch::stable::parallel_for(0, tasks, 1, [&](int64_t, int64_t) {
+            for (int task = next++; task < tasks; task = next++) body(argument, task);
+        });
+    };
+    return {int(torch::stable::get_num_threads()), run, nullptr};
+}
+
+}  // namespace pe::torch_adapter

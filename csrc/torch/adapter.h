@@ -1,0 +1,111 @@
+// What the PyTorch operators share: checks, layouts, memory and threads of torch, in terms of the kernels.
+//
+// The stable interface of torch only: see docs/native.md.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "common.h"
+
+namespace pe::torch_adapter {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// torch turns it into a RuntimeError (C++: whatever the caller of the operator catches).
+template <typename... Parts>
+void check(bool fine, const Parts&... parts) {
+    if (fine) return;
+    std::ostringstream message;
+    (message << ... << parts);
+    throw std::runtime_error(message.str());
+}
+
+// The index of value among the choices of an argument.
+int choose(const std::string& value, const char* name, std::initializer_list<const char*> choices);
+
+std::string shape_text(const Tensor& tensor);
+
+// Type of the elements of features; the caller has checked them.
+Type type_of(const Tensor& features);
+
+// What losses and statistics of such features are: float64 for float64, else float32.
+ScalarType result_type(const Tensor& features);
+
+// Refuses anything but (B, C, H, W) that is not empty, on the CPU, of a type that the kernels read.
+void check_features(const Tensor& features, const char* name);
+
+// Refuses two feature maps of different batch, channels or type, or, with same_size, of different size.
+void check_pair(const Tensor& first, const Tensor& second, const char* first_name, const char* second_name,
+                bool same_size);
+
+// Refuses anything but a tensor of the shape and type, and gives it contiguous.
+Tensor checked(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape, ScalarType type);
+
+// Features as the kernels read them: as they are where rows and columns are one walk of equal steps, else a
+// copy.
+class FeatureMap {
+  public:
+    explicit FeatureMap(const Tensor& tensor);
+    Features get() const { return {tensor_.const_data_ptr(), layout_}; }
+
+  private:
+    Tensor tensor_;
+    Layout layout_;
+};
+
+// A gradient in the memory format of its features, or, if it is not needed, an empty tensor.
+class GradientMap {
+  public:
+    // zeroed: where the kernel does not write every element.
+    GradientMap(const Tensor& features, bool needed, bool zeroed);
+    Gradient get() const { return {needed_ ? written_.mutable_data_ptr() : nullptr, layout_}; }
+    // After the kernel.
+    Tensor finish();
+
+  private:
+    bool needed_;
+    Tensor result_, written_;
+    Layout layout_{};
+};
+
+// Selected channels with their weights.
+class ChannelConstants {
+  public:
+    // available: channels of the features.
+    ChannelConstants(const std::optional<Tensor>& channels, const std::optional<Tensor>& weights,
+                     int64_t available);
+    Channels get() const;
+    bool all() const { return !indices_; }
+
+  private:
+    int64_t count_;
+    std::optional<Tensor> indices_;
+    std::optional<std::vector<double>> weights_;
+};
+
+// One floating-point number for each channel, as double.
+std::vector<double> factors(const Tensor& values, const char* name, int64_t count);
+
+// Memory from torch's allocator.
+class Workspace {
+  public:
+    Workspace(size_t bytes, const Tensor& like);
+    void* get() const { return start_; }
+
+  private:
+    Tensor memory_;
+    void* start_;
+};
+
+// torch's threads.
+Pool torch_pool();
+
+}  // namespace pe::torch_adapter

@@ -1,0 +1,92 @@
+// pe_runtime::channel_distance and its gradient on the CPU. Schemas are in ops_library.cpp.
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "adapter.h"
+#include "channel_distance.h"
+
+namespace pe::torch_adapter {
+namespace {
+
+// Settings and constants of a call, checked.
+struct ChannelDistanceCall {
+    ChannelDistanceCall(const Tensor& first, const Tensor& second, const std::optional<Tensor>& channels,
+                        const std::optional<Tensor>& weights, const std::optional<Tensor>& linear_weights,
+                        const std::string& form)
+        : constants((check_pair(first, second, "first", "second", true), channels), weights, first.size(1)) {
+        problem.batch = first.size(0);
+        problem.height = first.size(2);
+        problem.width = first.size(3);
+        problem.channels = constants.get();
+        problem.type = type_of(first);
+        problem.form = DistanceForm(choose(form, "form", {"squared", "unit"}));
+        const bool unit = problem.form == DistanceForm::kUnit;
+        check(!(unit && weights), "weights: expected none with form 'unit', which has linear");
+        check(unit || !linear_weights, "linear: expected none with form 'squared', which has weights");
+        if (linear_weights) {
+            linear = factors(*linear_weights, "linear", problem.channels.count);
+            problem.linear = linear.data();
+        }
+    }
+
+    ChannelConstants constants;
+    std::vector<double> linear;
+    ChannelDistanceProblem problem{};
+};
+
+std::tuple<Tensor, Tensor> channel_distance(const Tensor& first, const Tensor& second,
+                                            std::optional<Tensor> channels, std::optional<Tensor> weights,
+                                            std::optional<Tensor> linear, std::string form) {
+    const ChannelDistanceCall call(first, second, channels, weights, linear, form);
+    const ChannelDistanceProblem& problem = call.problem;
+    const ScalarType type = result_type(first);
+    const Tensor distance = torch::stable::new_empty(first, {problem.batch}, type);
+    const Tensor map =
+        torch::stable::new_empty(first, {problem.batch, 1, problem.height, problem.width}, type);
+    const FeatureMap first_map(first), second_map(second);
+    const Pool pool = torch_pool();
+    const Workspace workspace(channel_distance_forward_workspace(problem, pool.threads), first);
+    channel_distance_forward(problem, first_map.get(), second_map.get(), distance.mutable_data_ptr(),
+                             map.mutable_data_ptr(), workspace.get(), pool);
+    return {distance, map};
+}
+
+std::tuple<Tensor, Tensor> channel_distance_backward(std::optional<Tensor> distance_gradient,
+                                                     std::optional<Tensor> map_gradient, const Tensor& first,
+                                                     const Tensor& second, std::optional<Tensor> channels,
+                                                     std::optional<Tensor> weights,
+                                                     std::optional<Tensor> linear, std::string form,
+                                                     bool first_needed, bool second_needed) {
+    const ChannelDistanceCall call(first, second, channels, weights, linear, form);
+    const ChannelDistanceProblem& problem = call.problem;
+    const ScalarType type = result_type(first);
+    if (distance_gradient) {
+        distance_gradient = checked(*distance_gradient, "distance_gradient", {problem.batch}, type);
+    }
+    if (map_gradient) {
+        map_gradient =
+            checked(*map_gradient, "map_gradient", {problem.batch, 1, problem.height, problem.width}, type);
+    }
+    const FeatureMap first_map(first), second_map(second);
+    const bool zeroed = !call.constants.all();
+    GradientMap first_gradient(first, first_needed, zeroed), second_gradient(second, second_needed, zeroed);
+    if (first_needed || second_needed) {
+        const Pool pool = torch_pool();
+        const Workspace workspace(channel_distance_backward_workspace(problem, pool.threads), first);
+        channel_distance_backward(problem, first_map.get(), second_map.get(),
+                                  distance_gradient ? distance_gradient->const_data_ptr() : nullptr,
+                                  map_gradient ? map_gradient->const_data_ptr() : nullptr,
+                                  first_gradient.get(), second_gradient.get(), workspace.get(), pool);
+    }
+    return {first_gradient.finish(), second_gradient.finish()};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(pe_runtime, CPU, library) {
+    library.impl("channel_distance", TORCH_BOX(&channel_distance));
+    library.impl("channel_distance_backward", TORCH_BOX(&channel_distance_backward));
+}
+
+}  // namespace pe::torch_adapter

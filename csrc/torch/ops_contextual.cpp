@@ -1,0 +1,126 @@
+// pe_runtime::contextual and its gradient on the CPU. Schemas are in ops_library.cpp.
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+#include <tuple>
+
+#include "adapter.h"
+#include "contextual.h"
+
+namespace pe::torch_adapter {
+namespace {
+
+// Settings and constants of a call, checked.
+struct ContextualCall {
+    ContextualCall(const Tensor& source, const Tensor& target, const std::optional<Tensor>& channels,
+                   const std::optional<Tensor>& weights, double bandwidth, const std::string& distance,
+                   const std::string& center, double spatial_weight, const std::string& form, double eps,
+                   double eps_log)
+        : constants((check_pair(source, target, "source", "target", false), channels), weights,
+                    source.size(1)) {
+        check(std::isfinite(bandwidth) && bandwidth > 0, "bandwidth: expected a finite number above 0, got ",
+              bandwidth);
+        check(std::isfinite(spatial_weight) && spatial_weight >= 0,
+              "spatial_weight: expected a finite number >= 0, got ", spatial_weight);
+        check(std::isfinite(eps) && eps > 0, "eps: expected a finite number above 0, got ", eps);
+        check(std::isfinite(eps_log) && eps_log >= 0, "eps_log: expected a finite number >= 0, got ",
+              eps_log);
+        problem.batch = source.size(0);
+        problem.source_height = source.size(2);
+        problem.source_width = source.size(3);
+        problem.target_height = target.size(2);
+        problem.target_width = target.size(3);
+        problem.channels = constants.get();
+        problem.type = type_of(source);
+        problem.distance = Distance(choose(distance, "distance", {"cosine", "l2"}));
+        problem.center = Center(choose(center, "center", {"sample", "batch", "none"}));
+        problem.form = Form(choose(form, "form", {"log", "one_minus"}));
+        problem.bandwidth = bandwidth;
+        problem.eps = eps;
+        problem.eps_log = eps_log;
+        problem.spatial_weight = spatial_weight;
+    }
+
+    ChannelConstants constants;
+    ContextualProblem problem{};
+};
+
+ContextualStatistics statistics_of(const Tensor& log_similarity, const Tensor& log_similarity_arg,
+                                   const Tensor& row_min, const Tensor& row_min_arg,
+                                   const Tensor& row_log_sum) {
+    return {log_similarity.data_ptr(), static_cast<int32_t*>(log_similarity_arg.data_ptr()),
+            row_min.data_ptr(), static_cast<int32_t*>(row_min_arg.data_ptr()), row_log_sum.data_ptr()};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contextual(
+    const Tensor& source, const Tensor& target, std::optional<Tensor> channels, std::optional<Tensor> weights,
+    double bandwidth, std::string distance, std::string center, double spatial_weight, std::string form,
+    double eps, double eps_log) {
+    const ContextualCall call(source, target, channels, weights, bandwidth, distance, center, spatial_weight,
+                              form, eps, eps_log);
+    const ContextualProblem& problem = call.problem;
+    const ScalarType type = result_type(source);
+    const auto each = [&](const Tensor& features, ScalarType type) {
+        return torch::stable::new_empty(features, {problem.batch, 1, features.size(2), features.size(3)},
+                                        type);
+    };
+    const Tensor loss = torch::stable::new_empty(source, {problem.batch}, type);
+    const Tensor log_similarity = each(target, type), log_similarity_arg = each(target, ScalarType::Int);
+    const Tensor row_min = each(source, type), row_min_arg = each(source, ScalarType::Int);
+    const Tensor row_log_sum = each(source, type);
+    const FeatureMap source_map(source), target_map(target);
+    const Pool pool = torch_pool();
+    const Workspace workspace(contextual_forward_workspace(problem, pool.threads), source);
+    contextual_forward(problem, source_map.get(), target_map.get(), loss.mutable_data_ptr(),
+                       statistics_of(log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum),
+                       workspace.get(), pool);
+    return {loss, log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum};
+}
+
+std::tuple<Tensor, Tensor> contextual_backward(
+    std::optional<Tensor> loss_gradient, std::optional<Tensor> log_similarity_gradient, const Tensor& source,
+    const Tensor& target, std::optional<Tensor> channels, std::optional<Tensor> weights,
+    const Tensor& log_similarity, const Tensor& log_similarity_arg, const Tensor& row_min,
+    const Tensor& row_min_arg, const Tensor& row_log_sum, double bandwidth, std::string distance,
+    std::string center, double spatial_weight, std::string form, double eps, double eps_log,
+    bool source_needed, bool target_needed) {
+    const ContextualCall call(source, target, channels, weights, bandwidth, distance, center, spatial_weight,
+                              form, eps, eps_log);
+    const ContextualProblem& problem = call.problem;
+    const ScalarType type = result_type(source);
+    const auto each = [&](const Tensor& tensor, const char* name, const Tensor& features, ScalarType type) {
+        return checked(tensor, name, {problem.batch, 1, features.size(2), features.size(3)}, type);
+    };
+    // Held here: a copy, if one is made, must outlive the kernel.
+    const Tensor saved[] = {each(log_similarity, "log_similarity", target, type),
+                            each(log_similarity_arg, "log_similarity_arg", target, ScalarType::Int),
+                            each(row_min, "row_min", source, type),
+                            each(row_min_arg, "row_min_arg", source, ScalarType::Int),
+                            each(row_log_sum, "row_log_sum", source, type)};
+    if (loss_gradient) loss_gradient = checked(*loss_gradient, "loss_gradient", {problem.batch}, type);
+    if (log_similarity_gradient) {
+        log_similarity_gradient = each(*log_similarity_gradient, "log_similarity_gradient", target, type);
+    }
+    const FeatureMap source_map(source), target_map(target);
+    GradientMap source_gradient(source, source_needed, true), target_gradient(target, target_needed, true);
+    if (source_needed || target_needed) {
+        const Pool pool = torch_pool();
+        const Workspace workspace(contextual_backward_workspace(problem, pool.threads, target_needed),
+                                  source);
+        contextual_backward(problem, source_map.get(), target_map.get(),
+                            statistics_of(saved[0], saved[1], saved[2], saved[3], saved[4]),
+                            loss_gradient ? loss_gradient->const_data_ptr() : nullptr,
+                            log_similarity_gradient ? log_similarity_gradient->const_data_ptr() : nullptr,
+                            source_gradient.get(), target_gradient.get(), workspace.get(), pool);
+    }
+    return {source_gradient.finish(), target_gradient.finish()};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(pe_runtime, CPU, library) {
+    library.impl("contextual", TORCH_BOX(&contextual));
+    library.impl("contextual_backward", TORCH_BOX(&contextual_backward));
+}
+
+}  // namespace pe::torch_adapter

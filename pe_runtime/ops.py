@@ -1,0 +1,203 @@
+"""The native operators of PyTorch, `torch.ops.pe_runtime`: loading them, and when they are used.
+
+The library lies beside this file and is loaded when something first needs it. What C++ cannot say through
+torch's stable interface is registered here: shapes for compilers and exporters, and gradients.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pe_runtime.checks import check_choice
+
+KERNELS = ("auto", "native", "reference")
+VARIABLE = "PE_RUNTIME_KERNELS"
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+_LIBRARY = Path(__file__).parent / "libpe_runtime_torch.so"
+
+
+def available() -> bool:
+    """Whether the operators are there. Loads them."""
+    return problem() is None
+
+
+@functools.cache
+def problem() -> str | None:
+    """Why the operators are not there, None if they are. Loads them."""
+    if not _LIBRARY.exists():
+        return f"pe_runtime was installed without its native library, {_LIBRARY}"
+    try:
+        torch.ops.load_library(_LIBRARY)
+    except OSError as error:
+        # torch's own error only names the file again.
+        return f"{_LIBRARY} cannot be loaded: {error.__cause__ or error}"
+    _register()
+    return None
+
+
+# A compiler would trace into the loading of the library; its answer does not change in a process.
+@torch.compiler.assume_constant_result
+def use_native(kernels: str, obstacle: str | None) -> bool:
+    """Whether a call goes to the operators or to the definitions of `pe_runtime.reference`.
+
+    Args:
+        kernels: "native", "reference", or "auto": what the environment variable PE_RUNTIME_KERNELS says,
+            and without it, or if it too says "auto", operators wherever they can.
+        obstacle: why the operators cannot do what the call asks for; None: they can.
+
+    Raises:
+        ValueError: another value of the variable.
+        RuntimeError: "native" where the operators cannot.
+    """
+    forced_by = "kernels"
+    if kernels == "auto":
+        kernels, forced_by = os.environ.get(VARIABLE, "auto"), VARIABLE
+        check_choice(kernels, VARIABLE, KERNELS)
+    if kernels == "reference":
+        return False
+    missing = problem()
+    if kernels == "native":
+        if missing or obstacle:
+            raise RuntimeError(f"{forced_by}: 'native' is not possible: {missing or obstacle}")
+        return True
+    if missing:
+        _warn_once(missing)
+    # A file for another runtime has no use for operators that only torch has.
+    return not (missing or obstacle or torch.onnx.is_in_onnx_export())
+
+
+@functools.cache
+def _warn_once(missing: str) -> None:
+    warnings.warn(
+        f"pe_runtime computes without its native kernels, slower and with more memory: {missing}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def _register() -> None:
+    fakes: dict[str, Callable[..., Any]] = {
+        "contextual": _fake_contextual,
+        "contextual_backward": _fake_contextual_backward,
+        "channel_distance": _fake_channel_distance,
+        "channel_distance_backward": _fake_channel_distance_backward,
+    }
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"pe_runtime::{name}", fake)
+    torch.library.register_autograd(
+        "pe_runtime::contextual", _contextual_gradient, setup_context=_save_contextual
+    )
+    torch.library.register_autograd(
+        "pe_runtime::channel_distance", _channel_distance_gradient, setup_context=_save_channel_distance
+    )
+    for name in ("contextual_backward", "channel_distance_backward"):
+        torch.library.register_autograd(f"pe_runtime::{name}", _no_second_derivative)
+
+
+def _result_dtype(features: Tensor) -> torch.dtype:
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def _positions_like(features: Tensor, dtype: torch.dtype) -> Tensor:
+    batch, _, height, width = features.shape
+    return features.new_empty((batch, 1, height, width), dtype=dtype)
+
+
+def _gradient_like(features: Tensor, needed: bool) -> Tensor:
+    return torch.empty_like(features) if needed else features.new_empty(0)
+
+
+def _fake_contextual(source: Tensor, target: Tensor, *constants: Any, **settings: Any) -> tuple[Tensor, ...]:
+    dtype = _result_dtype(source)
+    return (
+        source.new_empty(source.shape[0], dtype=dtype),
+        _positions_like(target, dtype),
+        _positions_like(target, torch.int32),
+        _positions_like(source, dtype),
+        _positions_like(source, torch.int32),
+        _positions_like(source, dtype),
+    )
+
+
+def _fake_contextual_backward(
+    loss_gradient: Tensor | None,
+    log_similarity_gradient: Tensor | None,
+    source: Tensor,
+    target: Tensor,
+    *others: Any,
+) -> tuple[Tensor, Tensor]:
+    source_needed, target_needed = others[-2:]
+    return _gradient_like(source, source_needed), _gradient_like(target, target_needed)
+
+
+def _fake_channel_distance(
+    first: Tensor, second: Tensor, *constants: Any, **settings: Any
+) -> tuple[Tensor, Tensor]:
+    dtype = _result_dtype(first)
+    return first.new_empty(first.shape[0], dtype=dtype), _positions_like(first, dtype)
+
+
+def _fake_channel_distance_backward(
+    distance_gradient: Tensor | None, map_gradient: Tensor | None, first: Tensor, second: Tensor, *others: Any
+) -> tuple[Tensor, Tensor]:
+    first_needed, second_needed = others[-2:]
+    return _gradient_like(first, first_needed), _gradient_like(second, second_needed)
+
+
+def _check_constants(**constants: Tensor | None) -> None:
+    for name, values in constants.items():
+        if values is not None and values.requires_grad:
+            raise RuntimeError(f"{name}: expected constants, got a tensor that requires a gradient")
+
+
+def _save_contextual(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    source, target, channels, weights, *settings = inputs
+    _check_constants(weights=weights)
+    # Row statistics are there for the gradient, which goes through the loss and the similarity.
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(source, target, channels, weights, *output[1:])
+    ctx.settings = settings
+
+
+def _contextual_gradient(
+    ctx: Any, loss_gradient: Tensor | None, log_similarity_gradient: Tensor | None, *others: None
+) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad[:2]
+    source_gradient, target_gradient = torch.ops.pe_runtime.contextual_backward(
+        loss_gradient, log_similarity_gradient, *ctx.saved_tensors, *ctx.settings, *needed
+    )
+    return source_gradient if needed[0] else None, target_gradient if needed[1] else None, *[None] * 9
+
+
+def _save_channel_distance(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    first, second, channels, weights, linear, form = inputs
+    _check_constants(weights=weights, linear=linear)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(first, second, channels, weights, linear)
+    ctx.form = form
+
+
+def _channel_distance_gradient(
+    ctx: Any, distance_gradient: Tensor | None, map_gradient: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad[:2]
+    first_gradient, second_gradient = torch.ops.pe_runtime.channel_distance_backward(
+        distance_gradient, map_gradient, *ctx.saved_tensors, ctx.form, *needed
+    )
+    return first_gradient if needed[0] else None, second_gradient if needed[1] else None, *[None] * 4
+
+
+def _no_second_derivative(ctx: Any, *gradients: Tensor | None) -> None:
+    raise RuntimeError(
+        "the operators of pe_runtime have no second derivative; pass kernels='reference' for one"
+    )

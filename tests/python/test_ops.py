@@ -1,0 +1,389 @@
+"""The operator library: who is called when, what torch is told of the operators, and refused input."""
+
+import copy
+import re
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+import pe_runtime as pe
+from pe_runtime import ops
+from pe_runtime.functional import contextual_loss, feature_distance, lpips_distance
+
+assert ops.problem() is None, ops.problem()
+op = torch.ops.pe_runtime
+FUNCTIONS = (contextual_loss, feature_distance, lpips_distance)
+
+
+def features(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def pair():
+    return features(2, 8, 6, 5), features(2, 8, 6, 5, seed=1)
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """Names of the operators that are called, by watching the dispatcher."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.namespace == "pe_runtime":
+                self.names.append(func.__name__.split(".")[0])
+            return func(*args, **(kwargs or {}))
+
+    with Watch() as watch:
+        yield watch.names
+
+
+@pytest.fixture
+def missing(monkeypatch):
+    """As if the library were not there."""
+    monkeypatch.setattr(ops, "problem", lambda: "it is not there")
+    ops._warn_once.cache_clear()
+    yield
+    ops._warn_once.cache_clear()
+
+
+def test_loading_says_what_is_wrong(monkeypatch, tmp_path):
+    assert ops.available()
+    attempt = ops.problem.__wrapped__  # without the memory of the first answer
+    monkeypatch.setattr(ops, "_LIBRARY", tmp_path / "libpe_runtime_torch.so")
+    assert re.search(f"installed without its native library, {tmp_path}", attempt())
+    (tmp_path / "libpe_runtime_torch.so").write_text("no library")
+    assert re.search(r"libpe_runtime_torch.so cannot be loaded: .*(invalid ELF|too short)", attempt())
+
+
+def test_importing_the_package_loads_neither_torch_nor_the_library():
+    code = "import sys, pe_runtime; assert not {'torch', 'pe_runtime.ops'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_auto_calls_the_operators(called, pair, function):
+    function(*pair)
+    assert called == ["contextual" if function is contextual_loss else "channel_distance"]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_forced_by_argument_and_by_variable(called, pair, function, monkeypatch):
+    function(*pair, kernels="reference")
+    monkeypatch.setenv("PE_RUNTIME_KERNELS", "reference")
+    function(*pair)
+    assert called == []
+    function(*pair, kernels="native")  # the argument wins
+    monkeypatch.setenv("PE_RUNTIME_KERNELS", "native")
+    function(*pair)
+    assert len(called) == 2
+    function(*pair, kernels="reference")
+    assert len(called) == 2
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_bad_choices_are_named(pair, function, monkeypatch):
+    with pytest.raises(
+        ValueError, match="kernels: expected one of 'auto', 'native', 'reference', got 'fast'"
+    ):
+        function(*pair, kernels="fast")
+    monkeypatch.setenv("PE_RUNTIME_KERNELS", "fast")
+    with pytest.raises(ValueError, match="PE_RUNTIME_KERNELS: expected one of 'auto'"):
+        function(*pair)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_fallback_warns_once_with_the_reason(pair, function, missing):
+    with pytest.warns(RuntimeWarning, match="without its native kernels, .*: it is not there"):
+        expected = function(*pair)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(function(*pair), expected)
+        assert torch.equal(function(*pair, kernels="reference"), expected)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_native_is_refused_with_the_reason(pair, function, missing, monkeypatch):
+    with pytest.raises(RuntimeError, match="kernels: 'native' is not possible: it is not there"):
+        function(*pair, kernels="native")
+    monkeypatch.setenv("PE_RUNTIME_KERNELS", "native")
+    with pytest.raises(RuntimeError, match="PE_RUNTIME_KERNELS: 'native' is not possible"):
+        function(*pair)
+
+
+def test_what_has_no_kernel_falls_back_without_a_warning(called, pair):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        contextual_loss(*pair, distance="l1")
+        contextual_loss(*(f.to("meta") for f in pair))
+        lpips_distance(*pair, linear=torch.ones(8, requires_grad=True)).sum().backward()
+        torch.func.grad(lambda f: contextual_loss(f, pair[1]))(pair[0])
+    assert called == []
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda p: contextual_loss(*p, distance="l1", kernels="native"), "distance 'l1' has no kernel"),
+        (lambda p: feature_distance(*(f.to("meta") for f in p), kernels="native"), "features are on 'meta'"),
+        (
+            lambda p: lpips_distance(*p, linear=torch.ones(8, requires_grad=True), kernels="native"),
+            "linear requires a gradient",
+        ),
+        (
+            lambda p: torch.func.grad(lambda f: contextual_loss(f, p[1], kernels="native"))(p[0]),
+            "torch.func has no gradient",
+        ),
+    ],
+)
+def test_native_says_what_has_no_kernel(pair, call, reason):
+    with pytest.raises(RuntimeError, match=f"kernels: 'native' is not possible: {reason}"):
+        call(pair)
+
+
+@pytest.mark.parametrize("function", [contextual_loss, feature_distance])
+def test_repeated_channels_and_learned_weights(called, pair, function):
+    """Selected and weighted by torch; the operator does the rest."""
+    channels = [1, 4, 1, 7]
+    results = []
+    for kernels in ("native", "reference"):
+        weights = torch.tensor([0.5, 1.0, 2.0, 1.5], requires_grad=True)
+        value = function(*pair, channels=channels, weights=weights, reduction="sum", kernels=kernels)
+        value.backward()
+        results.append((value.detach(), weights.grad))
+    assert called
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+
+
+def test_precision_of_weights_for_half_features(pair):
+    halves = [f.half() for f in pair]
+    weights = torch.linspace(0.3, 1.7, 8)
+    for function, name in ((feature_distance, "weights"), (lpips_distance, "linear")):
+        got = [function(*halves, **{name: weights}, kernels=kernels) for kernels in ("native", "reference")]
+        torch.testing.assert_close(*got, rtol=1e-5, atol=0)
+
+
+def test_bad_channels_are_named(pair):
+    for channels in ([0, 8], [], [-1]):
+        with pytest.raises(ValueError, match="channels: expected numbers from 0 to 7"):
+            contextual_loss(*pair, channels=channels, kernels="native")
+    with pytest.raises(ValueError, match="weights: expected one for each of 2 channels"):
+        feature_distance(*pair, channels=[1, 2], weights=[1.0], kernels="native")
+    with pytest.raises(ValueError, match="linear: expected one for each of 8 channels"):
+        lpips_distance(*pair, linear=[1.0], kernels="native")
+
+
+def test_autocast_passes_features_as_they_are(pair):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = [function(*pair, kernels="native") for function in FUNCTIONS]
+    outside = [function(*pair, kernels="native") for function in FUNCTIONS]
+    assert all(map(torch.equal, inside, outside))
+    assert all(value.dtype == torch.float32 for value in inside)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return pe.Backbone("squeezenet1_1", ["relu1", "fire3"], "random")
+
+
+@pytest.mark.parametrize("build", [pe.FeatureDistance, pe.LPIPS, pe.ContextualLoss])
+def test_modules(called, backbone, build):
+    images = features(2, 3, 40, 44), features(2, 3, 40, 44, seed=1)
+    options = {"linear": None} if build is pe.LPIPS else {}
+    native, plain = (build(backbone, kernels=kernels, **options) for kernels in ("native", "reference"))
+    assert native.settings() == plain.settings()
+    expected = plain.score_and_map(*images)
+    assert called == []
+    got = native.score_and_map(*images)
+    assert len(called) == 2
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    build(backbone, **options)(*images)
+    assert len(called) == 4
+    with pytest.raises(ValueError, match="kernels: expected one of"):
+        build(backbone, kernels="fast", **options)
+
+
+def test_exported_graphs_have_standard_operators_only(backbone, tmp_path, monkeypatch):
+    import onnx
+
+    monkeypatch.setenv("PE_RUNTIME_KERNELS", "native")  # the graph insists on the definitions
+    metric = pe.ContextualLoss(backbone, kernels="native")
+    path = pe.export(metric, tmp_path / "metric.onnx", verify=False)
+    assert metric.kernels == "native"
+    assert {node.domain for node in onnx.load(path).graph.node} == {""}
+
+
+def test_onnx_graphs_of_other_modules_have_standard_operators_too(pair):
+    class Loss(torch.nn.Module):
+        def forward(self, source, target):
+            return contextual_loss(source, target) + feature_distance(source, target).sum()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(Loss().eval(), pair, dynamo=True, verbose=False)
+    assert {node.domain for node in program.model_proto.graph.node} == {""}
+
+
+def test_modules_that_are_copied_and_pickled_keep_their_choice(backbone, tmp_path):
+    metric = pe.FeatureDistance(backbone, kernels="reference")
+    assert copy.deepcopy(metric).kernels == "reference"
+    torch.save(metric, tmp_path / "metric.pt")
+    assert torch.load(tmp_path / "metric.pt", weights_only=False).kernels == "reference"
+
+
+CHANNELS, WEIGHTS = torch.tensor([1, 5, 2]), torch.tensor([0.5, 1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda f: f,
+        lambda f: f.to(memory_format=torch.channels_last),
+        lambda f: f.transpose(2, 3),
+        lambda f: f[:, :, ::2],
+        lambda f: f.half(),
+        lambda f: f.double(),
+    ],
+    ids=["contiguous", "channels last", "transposed", "rows left out", "half", "double"],
+)
+@pytest.mark.parametrize("needed", [(False, False), (True, False), (True, True)], ids=str)
+def test_opcheck(pair, prepare, needed):
+    """Schema, autograd registration, shapes, types and strides of the fake kernels, AOT autograd."""
+    x, y = (prepare(f).detach().requires_grad_(n) for f, n in zip(pair, needed, strict=True))
+    torch.library.opcheck(op.contextual.default, (x, y))
+    torch.library.opcheck(
+        op.contextual.default, (x, y, CHANNELS, WEIGHTS, 0.3, "l2", "none", 0.1, "one_minus")
+    )
+    torch.library.opcheck(op.channel_distance.default, (x, y, CHANNELS, WEIGHTS))
+    torch.library.opcheck(op.channel_distance.default, (x, y, None, None, torch.rand(8), "unit"))
+    x, y = x.detach(), y.detach()
+    loss, *saved = op.contextual(x, y)
+    settings = (0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0)
+    upstream = torch.ones_like(loss)
+    torch.library.opcheck(
+        op.contextual_backward.default, (upstream, None, x, y, None, None, *saved, *settings, *needed)
+    )
+    torch.library.opcheck(
+        op.contextual_backward.default,
+        (None, torch.ones_like(saved[0]), x, y, None, None, *saved, *settings, *needed),
+    )
+    torch.library.opcheck(
+        op.channel_distance_backward.default, (upstream, None, x, y, CHANNELS, None, None, "squared", *needed)
+    )
+
+
+def test_gradients_that_nobody_asks_for_are_not_computed(pair):
+    loss, *saved = op.contextual(*pair)
+    settings = (0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0)
+    arguments = (torch.ones_like(loss), None, *pair, None, None, *saved, *settings)
+    both = op.contextual_backward(*arguments, True, True)
+    for needed in ((True, False), (False, True), (False, False)):
+        for gradient, wanted, expected in zip(
+            op.contextual_backward(*arguments, *needed), needed, both, strict=True
+        ):
+            assert torch.equal(gradient, expected) if wanted else gradient.shape == (0,)
+    first = op.channel_distance_backward(torch.ones(2), None, *pair, None, None, None, "squared", True, False)
+    assert first[0].any()
+    assert first[1].shape == (0,)
+
+
+def test_statistics_carry_no_gradient(pair):
+    source = pair[0].requires_grad_()
+    assert [output.requires_grad for output in op.contextual(source, pair[1])] == [True, True] + 4 * [False]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_second_derivatives_are_refused(pair, function):
+    source = pair[0].requires_grad_()
+    value = function(source, pair[1], reduction="sum", kernels="native")
+    (gradient,) = torch.autograd.grad(value, source, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative; pass kernels='reference'"):
+        gradient.sum().backward()
+    value = function(source, pair[1], reduction="sum", kernels="reference")
+    (gradient,) = torch.autograd.grad(value, source, create_graph=True)
+    gradient.square().sum().backward()
+
+
+X = torch.zeros(2, 8, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: op.contextual(X[0], X),
+            r"source: expected a non-empty shape \(B, C, H, W\), got \(8, 4, 4\)",
+        ),
+        (lambda: op.contextual(X, X[:, :, :0]), r"target: expected a non-empty shape .*, got \(2, 8, 0, 4\)"),
+        (lambda: op.contextual(X.int(), X), "source: expected features in float32.*, got Int"),
+        (lambda: op.contextual(X, X.half()), "source and target: expected one type, got Float and Half"),
+        (lambda: op.contextual(X, X[:1]), "source and target: expected the same batch size and channels"),
+        (lambda: op.contextual(X, X, torch.tensor([0, 8])), "channels: expected numbers from 0 to 7, got 8"),
+        (
+            lambda: op.contextual(X, X, torch.tensor([3, 3])),
+            "channels: expected each number once, got 3 twice",
+        ),
+        (lambda: op.contextual(X, X, torch.tensor([1.0])), r"channels: expected int64 .*\(K,\)"),
+        (lambda: op.contextual(X, X, None, torch.ones(3)), "weights: expected one for each of 8 channels"),
+        (lambda: op.contextual(X, X, bandwidth=0.0), "bandwidth: expected a finite number above 0, got 0"),
+        (lambda: op.contextual(X, X, bandwidth=float("nan")), "bandwidth: expected"),
+        (lambda: op.contextual(X, X, distance="l1"), "distance: expected one of 'cosine', 'l2', got 'l1'"),
+        (lambda: op.contextual(X, X, center="image"), "center: expected one of 'sample', 'batch', 'none'"),
+        (lambda: op.contextual(X, X, spatial_weight=-1.0), "spatial_weight: expected a finite number >= 0"),
+        (lambda: op.contextual(X, X, form="exp"), "form: expected one of 'log', 'one_minus', got 'exp'"),
+        (lambda: op.contextual(X, X, eps=0.0), "eps: expected a finite number above 0"),
+        (lambda: op.contextual(X, X, eps_log=-1.0), "eps_log: expected a finite number >= 0"),
+        (
+            lambda: op.contextual(X, X, None, torch.ones(8, requires_grad=True)),
+            "weights: expected constants, got a tensor that requires a gradient",
+        ),
+        (lambda: op.channel_distance(X, X[:, :, 1:]), "first and second: expected the same shape"),
+        (lambda: op.channel_distance(X, X, form="cubed"), "form: expected one of 'squared', 'unit'"),
+        (
+            lambda: op.channel_distance(X, X, None, torch.ones(8), form="unit"),
+            "weights: expected none with form",
+        ),
+        (lambda: op.channel_distance(X, X, None, None, torch.ones(8)), "linear: expected none with form"),
+        (
+            lambda: op.channel_distance(X, X, None, None, torch.ones(7), "unit"),
+            "linear: expected one for each",
+        ),
+        (
+            lambda: op.contextual_backward(
+                *(torch.ones(3), None, X, X, None, None, *op.contextual(X, X)[1:]),
+                *(0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0, True, True),
+            ),
+            r"loss_gradient: expected Float on the CPU in shape \(2\), got Float in shape \(3\)",
+        ),
+        (
+            lambda: op.contextual_backward(
+                *(torch.ones(2), None, X, X, None, None, *op.contextual(X, X[..., 1:])[1:]),
+                *(0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0, True, True),
+            ),
+            r"log_similarity: expected Float on the CPU in shape \(2, 1, 4, 4\), got .* \(2, 1, 4, 3\)",
+        ),
+    ],
+)
+def test_bad_arguments_of_the_operators_are_named(call, message):
+    with pytest.raises(RuntimeError, match=message):
+        call()
+
+
+def test_statistics_of_other_features_do_no_harm():
+    """Indices out of range in what forward has saved must not be read through."""
+    _, log_similarity, arg, *rows = op.contextual(X, X)
+    settings = (0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0)
+    for wrong in (torch.full_like(arg, 10**9), torch.full_like(arg, -1)):
+        saved = (log_similarity, wrong, *rows)
+        gradients = op.contextual_backward(
+            torch.ones(2), None, X, X, None, None, *saved, *settings, True, True
+        )
+        assert all(gradient.isnan().all() for gradient in gradients)
