@@ -1,0 +1,237 @@
+"""How fast the contextual loss is, and how much memory it takes, beside what one would use otherwise.
+
+Peers, all in float32 on the same features in the same run: the definition in eager PyTorch as one writes
+it, with a softmax instead, and that under torch.compile; the formulas of the two public implementations
+(Mechrez et al.'s TensorFlow code and the PyTorch port) without their sampling; and the bare matrix product
+that all of them start with. "of sgemm" is the rate of that product, 2 B N^2 C operations in the time of
+forward, relative to the best that a matrix product reaches on this machine at any size tried. "both" is
+forward with backward to the source.
+
+    python bench/contextual.py --positions 4096 --channels 13,128 --json contextual.json
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from pe_runtime.atomic import atomic_path
+from pe_runtime.functional import contextual_loss
+
+H = 0.5
+
+
+def units(source: Tensor, target: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    mean = target.mean(over, keepdim=True)
+    return F.normalize(source - mean, dim=1).flatten(2), F.normalize(target - mean, dim=1).flatten(2)
+
+
+def eager(source: Tensor, target: Tensor) -> Tensor:
+    x, y = units(source, target, (2, 3))
+    d = (1 - x.transpose(1, 2) @ y).clamp_min(0)
+    w = torch.exp((1 - d / (d.amin(2, keepdim=True) + 1e-5)) / H)
+    cx = w / w.sum(2, keepdim=True)
+    return -torch.log(cx.amax(1).mean(1)).mean()
+
+
+def eager_softmax(source: Tensor, target: Tensor) -> Tensor:
+    x, y = units(source, target, (2, 3))
+    d = (1 - x.transpose(1, 2) @ y).clamp_min(0)
+    scaled = -d / (H * (d.amin(2, keepdim=True) + 1e-5))
+    return -torch.log(torch.softmax(scaled, dim=2).amax(1).mean(1)).mean()
+
+
+def pytorch_port(source: Tensor, target: Tensor) -> Tensor:
+    x, y = units(source, target, (0, 2, 3))
+    d = 1 - torch.bmm(x.transpose(1, 2), y)
+    d = d / (d.min(dim=2, keepdim=True)[0] + 1e-5)
+    w = torch.exp((1 - d) / H)
+    cx = w / torch.sum(w, dim=2, keepdim=True)
+    return torch.mean(-torch.log(torch.mean(torch.max(cx, dim=1)[0], dim=1) + 1e-5))
+
+
+def mechrez(source: Tensor, target: Tensor) -> Tensor:
+    x, y = units(source, target, (0, 2, 3))
+    raw = -(x.transpose(1, 2) @ y - 1) / 2
+    relative = raw / (raw.amin(2, keepdim=True) + 1e-5)
+    weights = torch.exp((1.0 - relative) / H)
+    cs = weights / weights.sum(2, keepdim=True)
+    return -torch.log(cs.amax(1).mean(1)).mean()
+
+
+def product(source: Tensor, target: Tensor) -> Tensor:
+    return source.flatten(2).transpose(1, 2) @ target.flatten(2)
+
+
+def ours(source: Tensor, target: Tensor) -> Tensor:
+    return contextual_loss(source, target, bandwidth=H, kernels="native")
+
+
+# Matrices of all pairs that are alive at once, forward and with backward: what decides whether a peer fits.
+PEERS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int, int]] = {
+    "pe_runtime": (ours, 0, 0),
+    "eager": (eager, 4, 8),
+    "eager, softmax": (eager_softmax, 4, 6),
+    "torch.compile": (torch.compile(eager_softmax), 2, 4),
+    "PyTorch port": (pytorch_port, 4, 8),
+    "TF formula": (mechrez, 4, 8),
+    "matrix product": (product, 1, 1),
+}
+
+
+def peak(run: Callable[[], object]) -> int:
+    """Bytes of resident memory that a call needs at most, beyond what there was."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    run()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status: expected a line {name}")
+
+
+def median_time(run: Callable[[], object], runs: int) -> float:
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+        if sum(times) > 20:
+            break
+    return statistics.median(times)
+
+
+def best_sgemm() -> float:
+    rates = []
+    for size in (768, 1024, 1536, 2048, 3072, 4096):
+        a, b = torch.randn(size, size), torch.randn(size, size)
+        a @ b
+        rates.append(2 * size**3 / median_time(lambda a=a, b=b: a @ b, 7))
+    return max(rates)
+
+
+def measure(name: str, size: int, channels: int, batch: int, backward: bool, runs: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, channels, math.isqrt(size), math.isqrt(size))
+    source = torch.rand(shape, generator=generator).sub_(0.5).relu_()
+    target = (source + 0.15 * torch.randn(shape, generator=generator)).relu_()
+    function = PEERS[name][0]
+    source.requires_grad_(backward)
+
+    def run() -> None:
+        result = function(source, target)
+        if backward:
+            source.grad = None
+            (result if result.ndim == 0 else result.sum()).backward()
+
+    run()  # compiles, warms the caches
+    memory = peak(run)
+    return {"seconds": median_time(run, runs), "peak_bytes": memory}
+
+
+def numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
+    try:
+        return [int(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"expected numbers with commas between them, got {value!r}") from error
+
+
+@click.command(epilog="Example: python bench/contextual.py --positions 1024,4096 --channels 13,128")
+@click.option(
+    "--positions", default="1024,4096,16384", callback=numbers, show_default=True, help="N, squares."
+)
+@click.option("--channels", default="13,32,64,128,512", callback=numbers, show_default=True)
+@click.option("--batch", default="1,4", callback=numbers, show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(list(PEERS)), help="Measure these alone.")
+@click.option("--threads", default=2, show_default=True)
+@click.option("--runs", default=5, show_default=True, help="Of which the median is taken.")
+@click.option(
+    "--memory", default=10.0, show_default=True, help="GB that a peer may need; others are left out."
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the figures here.")
+def main(
+    positions: list[int],
+    channels: list[int],
+    batch: list[int],
+    only: tuple[str, ...],
+    threads: int,
+    runs: int,
+    memory: float,
+    json_path: Path | None,
+) -> None:
+    """Time and peak memory of the contextual loss and its peers."""
+    torch.set_num_threads(threads)
+    torch._dynamo.config.recompile_limit = 1000
+    console = Console()
+    sgemm = best_sgemm()
+    console.print(
+        f"{platform.processor() or platform.machine()}, {threads} threads, torch {torch.__version__}"
+    )
+    console.print(f"best sgemm: {sgemm / 1e9:.0f} GFLOP/s")
+    names = [name for name in PEERS if not only or name in only]
+    rows: list[dict[str, Any]] = []
+    cases = [(n, c, b, back) for n in positions for c in channels for b in batch for back in (False, True)]
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("measuring", total=len(cases) * len(names))
+        for n, c, b, back in cases:
+            for name in names:
+                row = {"N": n, "C": c, "B": b, "backward": back, "name": name}
+                matrices = PEERS[name][1 + back]
+                fits = matrices * 4 * b * n * n <= memory * 1e9
+                rows.append({**row, **measure(name, n, c, b, back, runs)} if fits else row)
+                progress.advance(task)
+    console.print(_table(rows, sgemm))
+    if json_path is not None:
+        figures = {"threads": threads, "torch": torch.__version__, "best_sgemm": sgemm, "rows": rows}
+        with atomic_path(json_path) as temporary:
+            Path(temporary).write_text(json.dumps(figures, indent=1))
+
+
+def _table(rows: list[dict[str, Any]], sgemm: float) -> Table:
+    table = Table("N", "C", "B", "pass", "", "ms", "times ours", "peak MB", "of sgemm")
+    own: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        key = (row["N"], row["C"], row["B"], row["backward"])
+        if row["name"] == "pe_runtime":
+            own[key] = row["seconds"]
+            table.add_section()
+        start = [
+            str(row["N"]),
+            str(row["C"]),
+            str(row["B"]),
+            "both" if row["backward"] else "forward",
+        ]
+        if "seconds" not in row:
+            table.add_row(*start, row["name"], "does not fit")
+            continue
+        ratio = f"{row['seconds'] / own[key]:.1f}" if key in own else ""
+        rate = 2 * row["B"] * row["N"] ** 2 * row["C"] / row["seconds"] / sgemm
+        shown = f"{rate:.0%}" if not row["backward"] else ""
+        table.add_row(
+            *start, row["name"], f"{row['seconds'] * 1e3:.2f}", ratio, f"{row['peak_bytes'] / 1e6:.0f}", shown
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()
