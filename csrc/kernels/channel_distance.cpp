@@ -23,8 +23,8 @@ int64_t bytes_of(Type type) {
 
 int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How a sample is cut: by its size only, so that no result depends on the batch or on the threads. Every sample
-// makes a few tasks, if it has the positions, for the threads to share.
+// How a sample is cut: by its size only, so that no result depends on the batch or on the threads. Every
+// sample makes a few tasks, if it has the positions, for the threads to share.
 void cut(const ChannelDistanceProblem& problem, bool backward, ChannelDistanceJob& job) {
     constexpr int64_t kLeast = 64, kTasks = 8, kRow = 4096, kCache = 512 * 1024;
     const int64_t bytes = bytes_of(problem.type);

@@ -66,17 +66,17 @@ struct Inverses {
         const T f_inverse = 1 / (f < kEpsNorm<T> ? kEpsNorm<T> : f);
         const T g_inverse = 1 / (g < kEpsNorm<T> ? kEpsNorm<T> : g);
         const T exact = difference / (f + g) * f_inverse * g_inverse;
-        const bool usable = (f >= kEpsNorm<T>)&(g >= kEpsNorm<T>)&(first < kLargest)&(second < kLargest);
+        const bool usable = (f >= kEpsNorm<T>)&(g >= kEpsNorm<T>)&(first < kLargest) & (second < kLargest);
         return {f_inverse, g_inverse, usable ? exact : f_inverse - g_inverse};
     }
 };
 
-// f / |f| - g / |g|, accurate relative to itself where features are near-identical: subtracting two unit vectors
-// would leave their rounding errors.
+// f / |f| - g / |g|, accurate relative to itself where features are near-identical: subtracting two unit
+// vectors would leave their rounding errors.
 //
-// With e = 1 / |f| - 1 / |g| it is (f - g) / |g| + e f, and (f - g) / |f| + e g. Of near-identical features f - g is
-// exact, and e accurate if it comes from the sum of (g - f) (g + f). The longer norm divides, so that no term is
-// larger than 2.
+// With e = 1 / |f| - 1 / |g| it is (f - g) / |g| + e f, and (f - g) / |f| + e g. Of near-identical features f
+// - g is exact, and e accurate if it comes from the sum of (g - f) (g + f). The longer norm divides, so that
+// no term is larger than 2.
 template <typename T>
 struct UnitDifference {
     Vec<T> inverse, of_first, of_second;

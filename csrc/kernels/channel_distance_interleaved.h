@@ -58,8 +58,7 @@ PE_INLINE Vec<T> sum_lanes(Vec<T> (&x)[Vec<T>::size]) {
     return x[0];
 }
 
-// kNarrow: all selected channels are within one vector, which must not be read or written whole.
-template <typename S, bool kNarrow>
+template <typename S>
 class Interleaved {
   public:
     using T = Arithmetic<S>;
@@ -71,7 +70,9 @@ class Interleaved {
           first_(elements<S>(job.first, block_)),
           second_(elements<S>(job.second, block_)),
           factors_(static_cast<const T*>(job.group_factors)),
-          masks_(static_cast<const T*>(job.group_masks)) {}
+          masks_(static_cast<const T*>(job.group_masks)),
+          tail_(int(job.span % V::size)),
+          whole_(tail_ == 0 ? job.groups : job.groups - 1) {}
 
     double forward() {
         const bool squared_form = job_.problem.form == DistanceForm::kSquared;
@@ -114,25 +115,38 @@ class Interleaved {
     }
     PE_INLINE V factor(int64_t group) const { return V::load(factors_ + group * V::size); }
     PE_INLINE V mask(int64_t group) const { return V::load(masks_ + group * V::size); }
-    PE_INLINE V get(const S* position, int64_t group) const {
-        if constexpr (kNarrow) return keep(read<T>(position, int(job_.span)), mask(group));
-        return keep(read<T>(position + job_.group_offsets[group]), mask(group));
-    }
     PE_INLINE void put(V x, S* position, int64_t group) const {
         const V kept = keep(x, mask(group));
-        if constexpr (kNarrow) {
-            write(kept, position, int(job_.span));
+        S* p = position + job_.group_offsets[group];
+        if (group < whole_) {
+            write(kept, p);
         } else {
-            write(kept, position + job_.group_offsets[group]);
+            write(kept, p, tail_);
         }
+    }
+
+    // The last group, which ends beyond the last selected channel. Reading on into the next position is
+    // faster.
+    PE_INLINE V get_tail(const S* position, int64_t stride, int64_t positions_left) const {
+        const int64_t offset = job_.group_offsets[whole_];
+        const bool more = positions_left * stride + job_.span - offset >= V::size;
+        return keep(more ? read<T>(position + offset) : read<T>(position + offset, tail_), mask(whole_));
     }
 
     // body(group, f, g) for each vector of channels of a position.
     template <typename Body>
     PE_INLINE void each(int64_t position, Body body) const {
         const S *f = first(position), *g = second(position);
-        const int64_t groups = kNarrow ? 1 : job_.groups;
-        for (int64_t group = 0; group < groups; ++group) body(group, get(f, group), get(g, group));
+        for (int64_t group = 0; group < whole_; ++group) {
+            const int64_t offset = job_.group_offsets[group];
+            const V kept = mask(group);
+            body(group, keep(read<T>(f + offset), kept), keep(read<T>(g + offset), kept));
+        }
+        if (tail_ != 0) {
+            const int64_t left = job_.problem.positions() - 1 - (block_.start + position);
+            body(whole_, get_tail(f, job_.first.layout.position_stride, left),
+                 get_tail(g, job_.second.layout.position_stride, left));
+        }
     }
 
     V squared(int64_t start, int count) const {
@@ -219,7 +233,8 @@ class Interleaved {
         }
     }
 
-    // With u = f / |f|, v = g / |g| and r = gradient * l (u - v): (r - (r.u) u) / |f| and -(r - (r.v) v) / |g|.
+    // With u = f / |f|, v = g / |g| and r = gradient * l (u - v): (r - (r.u) u) / |f| and -(r - (r.v) v) /
+    // |g|.
     void unit_gradient(int64_t start, int count, const T* gradient) const {
         Norms norms;
         look_at_norms(start, count, norms);
@@ -240,7 +255,8 @@ class Interleaved {
             each(start + j, [&](int64_t group, V f, V g) __attribute__((always_inline)) {
                 const V weighted = factor(group) * unit_difference(f, g);
                 if (out.first != nullptr) put(first_scale * fnma(first_along, f, weighted), out.first, group);
-                if (out.second != nullptr) put(second_scale * fnma(second_along, g, weighted), out.second, group);
+                if (out.second != nullptr)
+                    put(second_scale * fnma(second_along, g, weighted), out.second, group);
             });
         }
     }
@@ -254,6 +270,8 @@ class Interleaved {
     const Block block_;
     const S *first_, *second_;
     const T *factors_, *masks_;
+    const int tail_;       // channels of the last group, if not all; else 0
+    const int64_t whole_;  // groups before that one
 };
 
 }  // namespace pe::PE_ISA

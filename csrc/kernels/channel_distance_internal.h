@@ -11,8 +11,8 @@ constexpr int64_t kMaxBlock = 1024;
 struct ChannelDistanceJob {
     ChannelDistanceProblem problem;
     Features first, second;
-    int64_t block;   // positions of every block but the last
-    int64_t blocks;  // of a sample
+    int64_t block;     // positions of every block but the last
+    int64_t blocks;    // of a sample
     bool interleaved;  // channels lie next to each other, in both inputs and in the gradients
     bool contiguous;   // else: positions do
 

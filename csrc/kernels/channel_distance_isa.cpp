@@ -7,18 +7,14 @@ namespace {
 
 template <typename S>
 double forward_block(const ChannelDistanceJob& job, int task) {
-    if (job.interleaved) {
-        const bool narrow = job.span < Vec<Arithmetic<S>>::size;
-        return narrow ? Interleaved<S, true>(job, task).forward() : Interleaved<S, false>(job, task).forward();
-    }
+    if (job.interleaved) return Interleaved<S>(job, task).forward();
     return job.contiguous ? Planar<S, false>(job, task).forward() : Planar<S, true>(job, task).forward();
 }
 
 template <typename S>
 void backward_block(const ChannelDistanceJob& job, int task) {
     if (job.interleaved) {
-        const bool narrow = job.span < Vec<Arithmetic<S>>::size;
-        narrow ? Interleaved<S, true>(job, task).backward() : Interleaved<S, false>(job, task).backward();
+        Interleaved<S>(job, task).backward();
     } else {
         job.contiguous ? Planar<S, false>(job, task).backward() : Planar<S, true>(job, task).backward();
     }
@@ -27,26 +23,40 @@ void backward_block(const ChannelDistanceJob& job, int task) {
 void forward(void* argument, int task) {
     const ChannelDistanceJob& job = *static_cast<const ChannelDistanceJob*>(argument);
     switch (job.problem.type) {
-        case Type::kFloat32: job.sums[task] = forward_block<float>(job, task); break;
-        case Type::kFloat64: job.sums[task] = forward_block<double>(job, task); break;
-        case Type::kFloat16: job.sums[task] = forward_block<Half>(job, task); break;
-        case Type::kBFloat16: job.sums[task] = forward_block<BFloat16>(job, task); break;
+        case Type::kFloat32:
+            job.sums[task] = forward_block<float>(job, task);
+            break;
+        case Type::kFloat64:
+            job.sums[task] = forward_block<double>(job, task);
+            break;
+        case Type::kFloat16:
+            job.sums[task] = forward_block<Half>(job, task);
+            break;
+        case Type::kBFloat16:
+            job.sums[task] = forward_block<BFloat16>(job, task);
+            break;
     }
 }
 
 void backward(void* argument, int task) {
     const ChannelDistanceJob& job = *static_cast<const ChannelDistanceJob*>(argument);
     switch (job.problem.type) {
-        case Type::kFloat32: backward_block<float>(job, task); break;
-        case Type::kFloat64: backward_block<double>(job, task); break;
-        case Type::kFloat16: backward_block<Half>(job, task); break;
-        case Type::kBFloat16: backward_block<BFloat16>(job, task); break;
+        case Type::kFloat32:
+            backward_block<float>(job, task);
+            break;
+        case Type::kFloat64:
+            backward_block<double>(job, task);
+            break;
+        case Type::kFloat16:
+            backward_block<Half>(job, task);
+            break;
+        case Type::kBFloat16:
+            backward_block<BFloat16>(job, task);
+            break;
     }
 }
 
-// Whole vectors from channel 0 on; a vector that ends with the last selected channel where those do not, before
-// the others, so that what it writes to the channels it shares with them is overwritten; vectors without a
-// selected channel left out.
+// Vectors from channel 0 to the last selected one; those without a selected channel left out.
 template <typename T>
 void prepare_groups(ChannelDistanceJob& job) {
     constexpr int kSize = Vec<T>::size;
@@ -55,19 +65,13 @@ void prepare_groups(ChannelDistanceJob& job) {
         job.problem.form == DistanceForm::kSquared ? channels.weights : job.problem.linear;
     T* group_factors = static_cast<T*>(job.group_factors);
     T* group_masks = static_cast<T*>(job.group_masks);
-    const int64_t whole = job.span / kSize;
-    const int64_t last = job.span % kSize > 0 ? 1 : 0;
-    const int64_t groups = whole + last;
-    for (int64_t group = 0; group < groups; ++group) job.group_offsets[group] = (group - last) * kSize;
-    if (last != 0) job.group_offsets[0] = whole > 0 ? job.span - kSize : 0;
+    const int64_t groups = (job.span + kSize - 1) / kSize;
     __builtin_memset(group_factors, 0, size_t(groups * kSize) * sizeof(T));
     __builtin_memset(group_masks, 0, size_t(groups * kSize) * sizeof(T));
     for (int64_t k = 0; k < channels.count; ++k) {
         const int64_t channel = channels.indices == nullptr ? k : channels.indices[k];
-        const int64_t group = channel < whole * kSize ? channel / kSize + last : 0;
-        const int64_t lane = group * kSize + channel - job.group_offsets[group];
-        group_factors[lane] = factors == nullptr ? T(1) : T(factors[k]);
-        __builtin_memset(&group_masks[lane], 0xff, sizeof(T));
+        group_factors[channel] = factors == nullptr ? T(1) : T(factors[k]);
+        __builtin_memset(&group_masks[channel], 0xff, sizeof(T));
     }
     int64_t kept = 0;
     for (int64_t group = 0; group < groups; ++group) {
@@ -76,7 +80,7 @@ void prepare_groups(ChannelDistanceJob& job) {
         if (__builtin_memcmp(group_masks + group * kSize, none, bytes) == 0) continue;
         __builtin_memmove(group_masks + kept * kSize, group_masks + group * kSize, bytes);
         __builtin_memmove(group_factors + kept * kSize, group_factors + group * kSize, bytes);
-        job.group_offsets[kept++] = job.group_offsets[group];
+        job.group_offsets[kept++] = group * kSize;
     }
     job.groups = kept;
 }

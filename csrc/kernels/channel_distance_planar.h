@@ -1,5 +1,5 @@
-// Channel distance of features whose positions lie next to each other (NCHW), or anyhow: vectors of positions,
-// a channel at a time. Included only by channel_distance_isa.cpp.
+// Channel distance of features whose positions lie next to each other (NCHW), or anyhow: vectors of
+// positions, a channel at a time. Included only by channel_distance_isa.cpp.
 #pragma once
 
 #include "channel_distance_common.h"
@@ -19,10 +19,10 @@ struct Lanes {
 
 // What the unit form needs of a block, from one look at it.
 //
-// With h = f - g and e = 1 / |f| - 1 / |g|, u - v = f / |f| - g / |g| is h / |g| + e f (see UnitDifference), and so its
-// square is made of the sums of h^2, h f and f^2. These do not cancel where features are near-identical, h and e
-// being small themselves. They do where h is nearly along f, as in a change of contrast; there, the
-// positions are looked at again.
+// With h = f - g and e = 1 / |f| - 1 / |g|, u - v = f / |f| - g / |g| is h / |g| + e f (see UnitDifference),
+// and so its square is made of the sums of h^2, h f and f^2. These do not cancel where features are
+// near-identical, h and e being small themselves. They do where h is nearly along f, as in a change of
+// contrast; there, the positions are looked at again.
 template <typename T>
 struct UnitSums {
     Lanes<T> first;       // in: sum of f^2; out: 1 / |f|
@@ -41,7 +41,7 @@ struct UnitSums {
         ff.clear(size);
     }
 
-    // Sets again[i] where too little is left: fewer than four of the bits.
+    // Sets again[i] where the terms cancel to less than a sixteenth, and where something is not finite.
     void finish(int64_t size, int32_t* again) {
         for (int64_t i = 0; i < size; ++i) {
             const auto inverses = Inverses<T>::of(first.values[i], second.values[i], difference.values[i]);
@@ -147,7 +147,7 @@ class Planar {
 
   private:
     // How far ahead of use memory is asked for: the hardware does not follow from one channel to the next.
-    static constexpr int64_t kAheadBytes = 4096;
+    static constexpr int64_t kAheadBytes = 16384;
     static constexpr int kTogether = 4;
 
     template <typename E>
@@ -165,9 +165,10 @@ class Planar {
 
     // Some channels at one vector of positions after the other: what `look` keeps per position is loaded and
     // stored once for all of them.
-    //   state = look.begin(i); look.step(state, i, count, index, factor, f, g) for each channel; look.end(state, i)
+    //   state = look.begin(i); look.step(state, i, count, index, factor, f, g) for each channel;
+    //   look.end(state, i)
     template <int kChannels, bool kPrefetch, typename Look>
-    PE_INLINE void visit(int64_t start, const Look& look) const {
+    void visit(int64_t start, const Look& look) const {
         const S *f[kChannels], *g[kChannels], *next_f[kChannels], *next_g[kChannels];
         V factors[kChannels];
         int64_t indices[kChannels];
@@ -186,8 +187,9 @@ class Planar {
             if (count == V::size) {
                 for (int j = 0; j < kChannels; ++j) {
                     if constexpr (kPrefetch && !kStrided) {
-                        __builtin_prefetch(next_f[j] + i);
-                        __builtin_prefetch(next_g[j] + i);
+                        // To the second level: of the first, fewer lines can be under way.
+                        __builtin_prefetch(next_f[j] + i, 0, 2);
+                        __builtin_prefetch(next_g[j] + i, 0, 2);
                     }
                     look.step(state, i, V::size, indices[j], factors[j], first_.get(f[j], i, V::size),
                               second_.get(g[j], i, V::size));
@@ -204,7 +206,7 @@ class Planar {
 
     // All channels at one vector of positions, which are in the cache.
     template <typename Look>
-    PE_INLINE void visit_vector(int64_t i, const Look& look) const {
+    void visit_vector(int64_t i, const Look& look) const {
         const int count = int(smaller(V::size, block_.size - i));
         auto state = look.begin(i);
         for (int64_t k = 0; k < channels_.count; ++k) {
@@ -216,7 +218,7 @@ class Planar {
     }
 
     template <bool kPrefetch, typename Look>
-    PE_INLINE void visit_all(const Look& look) const {
+    void visit_all(const Look& look) const {
         int64_t k = 0;
         for (; k + kTogether <= channels_.count; k += kTogether) visit<kTogether, kPrefetch>(k, look);
         for (; k < channels_.count; ++k) visit<1, kPrefetch>(k, look);
@@ -269,7 +271,10 @@ class Planar {
             V hh, hf, ff;
         };
         PE_INLINE State begin(int64_t i) const {
-            return {{sums.first.at(i), sums.second.at(i), sums.difference.at(i)}, V::all(0), V::all(0), V::all(0)};
+            return {{sums.first.at(i), sums.second.at(i), sums.difference.at(i)},
+                    V::all(0),
+                    V::all(0),
+                    V::all(0)};
         }
         PE_INLINE void step(State& state, int64_t, int, int64_t, V factor, V f, V g) const {
             const V d = state.difference(f, g), weighted = factor * d;
@@ -331,10 +336,14 @@ class Planar {
         };
         PE_INLINE State begin(int64_t i) const {
             const V a = sums.first.at(i), b = sums.second.at(i);
-            return {{a, b, sums.difference.at(i)}, gradient.at(i) * a, V::all(0) - gradient.at(i) * b,
-                    sums.hf.at(i), sums.ff.at(i)};
+            return {{a, b, sums.difference.at(i)},
+                    gradient.at(i) * a,
+                    V::all(0) - gradient.at(i) * b,
+                    sums.hf.at(i),
+                    sums.ff.at(i)};
         }
-        PE_INLINE void step(const State& state, int64_t i, int count, int64_t index, V factor, V f, V g) const {
+        PE_INLINE void step(const State& state, int64_t i, int count, int64_t index, V factor, V f,
+                            V g) const {
             const V weighted = factor * state.difference(f, g);
             if (out.first.data != nullptr) {
                 const V rest = fnma(state.first_along, f, weighted);
@@ -348,8 +357,8 @@ class Planar {
         PE_INLINE void end(const State&, int64_t) const {}
     };
 
-    // From the sum of l (u - v) f to (r.u) / |f| per unit of gradient; 0 where the norm is clamped and so does
-    // not move.
+    // From the sum of l (u - v) f to (r.u) / |f| per unit of gradient; 0 where the norm is clamped and so
+    // does not move.
     void project(const Lanes<T>& inverses, Lanes<T>& along) const {
         for (int64_t i = 0; i < block_.size; ++i) {
             const T inverse = inverses.values[i];

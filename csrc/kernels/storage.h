@@ -148,21 +148,21 @@ PE_INLINE void write(Vec<double> x, double* p, int count) {
     _mm512_mask_storeu_pd(p, __mmask8(first_lanes(count)), x.v);
 }
 
-#define PE_HALVES(S)                                                                                        \
-    PE_INLINE void read_into(const S* p, Vec<float>& x) {                                                   \
-        x = {widen(S{}, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};                          \
-    }                                                                                                       \
-    PE_INLINE void read_into(const S* p, Vec<double>& x) {                                                  \
-        x = {widen(S{}, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};                             \
-    }                                                                                                       \
-    PE_INLINE void read_into(const S* p, int count, Vec<float>& x) {                                        \
-        x = {widen(S{}, _mm256_maskz_loadu_epi16(first_lanes(count), p))};                                  \
-    }                                                                                                       \
-    PE_INLINE void write(Vec<float> x, S* p) {                                                              \
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(S{}, x.v));                               \
-    }                                                                                                       \
-    PE_INLINE void write(Vec<float> x, S* p, int count) {                                                   \
-        _mm256_mask_storeu_epi16(p, first_lanes(count), narrow(S{}, x.v));                                  \
+#define PE_HALVES(S)                                                               \
+    PE_INLINE void read_into(const S* p, Vec<float>& x) {                          \
+        x = {widen(S{}, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; \
+    }                                                                              \
+    PE_INLINE void read_into(const S* p, Vec<double>& x) {                         \
+        x = {widen(S{}, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};    \
+    }                                                                              \
+    PE_INLINE void read_into(const S* p, int count, Vec<float>& x) {               \
+        x = {widen(S{}, _mm256_maskz_loadu_epi16(first_lanes(count), p))};         \
+    }                                                                              \
+    PE_INLINE void write(Vec<float> x, S* p) {                                     \
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(S{}, x.v));      \
+    }                                                                              \
+    PE_INLINE void write(Vec<float> x, S* p, int count) {                          \
+        _mm256_mask_storeu_epi16(p, first_lanes(count), narrow(S{}, x.v));         \
     }
 
 PE_HALVES(Half)
@@ -208,15 +208,15 @@ PE_INLINE void write(Vec<double> x, double* p, int count) {
     _mm256_maskstore_pd(p, first_wide_lanes(count), x.v);
 }
 
-#define PE_HALVES(S)                                                                                        \
-    PE_INLINE void read_into(const S* p, Vec<float>& x) {                                                   \
-        x = {widen(S{}, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};                             \
-    }                                                                                                       \
-    PE_INLINE void read_into(const S* p, Vec<double>& x) {                                                  \
-        x = {_mm256_cvtps_pd(widen_four(S{}, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};       \
-    }                                                                                                       \
-    PE_INLINE void write(Vec<float> x, S* p) {                                                              \
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(S{}, x.v));                                  \
+#define PE_HALVES(S)                                                                                  \
+    PE_INLINE void read_into(const S* p, Vec<float>& x) {                                             \
+        x = {widen(S{}, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};                       \
+    }                                                                                                 \
+    PE_INLINE void read_into(const S* p, Vec<double>& x) {                                            \
+        x = {_mm256_cvtps_pd(widen_four(S{}, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))}; \
+    }                                                                                                 \
+    PE_INLINE void write(Vec<float> x, S* p) {                                                        \
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(S{}, x.v));                            \
     }
 
 PE_HALVES(Half)

@@ -79,10 +79,11 @@ py::array contiguous(const py::array& array) {
 }
 
 // A vector of numbers from a sequence or an array of one of the NumPy kinds.
-py::array vector_of(const py::object& value, const std::string& name, const char* kinds, const char* expected) {
+py::array vector_of(const py::object& value, const std::string& name, const char* kinds,
+                    const char* expected) {
     py::array array;
     try {
-        array = py::isinstance<py::array>(value)  ? py::reinterpret_borrow<py::array>(value)
+        array = py::isinstance<py::array>(value)   ? py::reinterpret_borrow<py::array>(value)
                 : py::hasattr(value, "__dlpack__") ? from_dlpack(value, name)
                                                    : py::module_::import("numpy").attr("asarray")(value);
     } catch (py::error_already_set& error) {
@@ -138,8 +139,10 @@ FeatureArray feature_array(const py::object& value, const std::string& name) {
     py::array array = any_array(value, name);
     const std::optional<Type> type = type_of(array.dtype());
     if (!type) {
-        refuse_type(name + ": expected float16, float32, float64 or ml_dtypes.bfloat16 in this machine's byte "
-                           "order, got " + text(array.dtype()));
+        refuse_type(name +
+                    ": expected float16, float32, float64 or ml_dtypes.bfloat16 in this machine's byte "
+                    "order, got " +
+                    text(array.dtype()));
     }
     if (array.ndim() != 4 || array.size() == 0) {
         refuse(name + ": expected a non-empty shape (B, C, H, W), got " + shape_text(array));
@@ -147,7 +150,8 @@ FeatureArray feature_array(const py::object& value, const std::string& name) {
     const int64_t height = array.shape(2), width = array.shape(3);
     // Products of two sizes cannot overflow here: NumPy has no array of more than 2^63 bytes.
     if (height * width > std::numeric_limits<int32_t>::max() || array.size() > kMaxElements) {
-        refuse(name + ": expected fewer than 2^31 positions and 2^42 elements, got shape " + shape_text(array));
+        refuse(name + ": expected fewer than 2^31 positions and 2^42 elements, got shape " +
+               shape_text(array));
     }
     std::optional<Layout> layout = layout_of(array);
     if (!layout) {
@@ -205,7 +209,8 @@ std::optional<py::array> upstream(const py::object& value, const std::string& na
                                   const std::vector<py::ssize_t>& shape) {
     if (value.is_none()) return std::nullopt;
     const py::array array = any_array(value, name);
-    if (array.dtype().kind() != 'f') refuse_type(name + ": expected " + text(dtype) + ", got " + text(array.dtype()));
+    if (array.dtype().kind() != 'f')
+        refuse_type(name + ": expected " + text(dtype) + ", got " + text(array.dtype()));
     return exact_array(array.attr("astype")(dtype, py::arg("copy") = false), name, dtype, shape);
 }
 
@@ -237,7 +242,8 @@ py::object array_or_none(const std::optional<FeatureArray>& array) {
 
 double finite(double value, const std::string& name, double least, bool least_allowed) {
     if (std::isfinite(value) && (least_allowed ? value >= least : value > least)) return value;
-    const std::string bound = (least_allowed ? ">= " : "above ") + text(py::float_(least).attr("__format__")("g"));
+    const std::string bound =
+        (least_allowed ? ">= " : "above ") + text(py::float_(least).attr("__format__")("g"));
     refuse(name + ": expected a finite number " + bound + ", got " + text(py::float_(value)));
 }
 

@@ -1,4 +1,5 @@
-// How every kernel is called: with the interpreter's lock released, with threads and a workspace of the call's own.
+// How every kernel is called: with the interpreter's lock released, with threads and a workspace of the
+// call's own.
 #pragma once
 
 #include <pybind11/pybind11.h>

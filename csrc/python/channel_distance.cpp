@@ -43,7 +43,8 @@ struct Arguments {
                             DistanceForm form, const FeatureArray& features) {
         const bool unit = form == DistanceForm::kUnit;
         if (unit && !weights.is_none()) throw py::value_error("weights: the form 'unit' has linear instead");
-        if (!unit && !linear.is_none()) throw py::value_error("linear: the form 'squared' has weights instead");
+        if (!unit && !linear.is_none())
+            throw py::value_error("linear: the form 'squared' has weights instead");
         return selection(channels, unit ? linear : weights, unit ? "linear" : "weights", features);
     }
 
@@ -103,8 +104,7 @@ void bind_channel_distance(py::module_& module) {
     module.def("channel_distance_backward", &backward, "distance_gradient"_a, "map_gradient"_a, "first"_a,
                "second"_a, "channels"_a = py::none(), "weights"_a = py::none(), "linear"_a = py::none(),
                "form"_a = "squared", py::kw_only(), "first_needed"_a = true, "second_needed"_a = true,
-               "threads"_a = py::none(),
-               "Gradients of both feature maps; None for one that is not needed.");
+               "threads"_a = py::none(), "Gradients of both feature maps; None for one that is not needed.");
 }
 
 }  // namespace pe::python

@@ -62,12 +62,12 @@ py::tuple forward(const py::object& source, const py::object& target, const py::
     py::array row_log_sum(real, arguments.per_source());
     const ContextualStatistics statistics{
         log_similarity.mutable_data(), static_cast<int32_t*>(log_similarity_arg.mutable_data()),
-        row_min.mutable_data(), static_cast<int32_t*>(row_min_arg.mutable_data()), row_log_sum.mutable_data()};
+        row_min.mutable_data(), static_cast<int32_t*>(row_min_arg.mutable_data()),
+        row_log_sum.mutable_data()};
     const Features x = arguments.source.features(), y = arguments.target.features();
     void* const loss_data = loss.mutable_data();
     call(
-        arguments.threads,
-        [&](int count) { return contextual_forward_workspace(arguments.problem, count); },
+        arguments.threads, [&](int count) { return contextual_forward_workspace(arguments.problem, count); },
         [&](void* workspace, const Pool& pool) {
             contextual_forward(arguments.problem, x, y, loss_data, statistics, workspace, pool);
         });
@@ -79,8 +79,8 @@ py::tuple backward(const py::object& loss_gradient, const py::object& log_simila
                    const py::object& source, const py::object& target, const py::tuple& saved,
                    const py::object& channels, const py::object& weights, double bandwidth,
                    const std::string& distance, const std::string& center, double spatial_weight,
-                   const std::string& form, double eps, double eps_log, bool source_needed, bool target_needed,
-                   const py::object& threads) {
+                   const std::string& form, double eps, double eps_log, bool source_needed,
+                   bool target_needed, const py::object& threads) {
     const Arguments arguments(source, target, channels, weights, bandwidth, distance, center, spatial_weight,
                               form, eps, eps_log, threads);
     if (saved.size() != 5) {

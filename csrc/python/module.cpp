@@ -18,8 +18,9 @@ void choose_instruction_set(const std::string& name) {
         chosen = set_instruction_set(name.c_str());
     }
     if (!chosen) {
-        throw py::value_error("name: expected 'baseline', 'avx2' or 'avx512', and one that this machine has, got '" +
-                              name + "'");
+        throw py::value_error(
+            "name: expected 'baseline', 'avx2' or 'avx512', and one that this machine has, got '" + name +
+            "'");
     }
 }
 

@@ -6,9 +6,9 @@
 #include <cstdlib>
 #include <string>
 
-#define CHECK(condition)                                                             \
-    do {                                                                             \
-        if (!(condition)) check::fail(__FILE__, __LINE__, "expected " #condition);   \
+#define CHECK(condition)                                                           \
+    do {                                                                           \
+        if (!(condition)) check::fail(__FILE__, __LINE__, "expected " #condition); \
     } while (false)
 
 // |actual - expected| <= tolerance. NaN is close to nothing.
@@ -16,7 +16,7 @@
     check::close(__FILE__, __LINE__, #actual, double(actual), double(expected), double(tolerance))
 
 // The same relative to the expected value.
-#define CHECK_RELATIVE(actual, expected, tolerance)                               \
+#define CHECK_RELATIVE(actual, expected, tolerance)                             \
     check::close(__FILE__, __LINE__, #actual, double(actual), double(expected), \
                  double(tolerance) * std::abs(double(expected)))
 

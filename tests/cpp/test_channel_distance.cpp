@@ -1,13 +1,13 @@
-// The channel distance against its definition in plain double loops: every instruction set, storage and layout,
-// selected and weighted channels, both forms, gradients; near-identical, silent and huge features; NaN; threads.
-#include "channel_distance.h"
-
+// The channel distance against its definition in plain double loops: every instruction set, storage and
+// layout, selected and weighted channels, both forms, gradients; near-identical, silent and huge features;
+// NaN; threads.
 #include <cstring>
 #include <limits>
 #include <random>
 #include <thread>
 #include <vector>
 
+#include "channel_distance.h"
 #include "check.h"
 #include "half.h"
 
@@ -17,19 +17,30 @@ using pe::Type;
 
 double stored(Type type, const void* data, int64_t i) {
     switch (type) {
-        case Type::kFloat64: return static_cast<const double*>(data)[i];
-        case Type::kFloat16: return half::value(half::kFloat16, static_cast<const uint16_t*>(data)[i]);
-        case Type::kBFloat16: return half::value(half::kBFloat16, static_cast<const uint16_t*>(data)[i]);
-        default: return static_cast<const float*>(data)[i];
+        case Type::kFloat64:
+            return static_cast<const double*>(data)[i];
+        case Type::kFloat16:
+            return half::value(half::kFloat16, static_cast<const uint16_t*>(data)[i]);
+        case Type::kBFloat16:
+            return half::value(half::kBFloat16, static_cast<const uint16_t*>(data)[i]);
+        default:
+            return static_cast<const float*>(data)[i];
     }
 }
 
 void put(Type type, void* data, int64_t i, double x) {
     switch (type) {
-        case Type::kFloat64: static_cast<double*>(data)[i] = x; break;
-        case Type::kFloat16: static_cast<uint16_t*>(data)[i] = half::bits(half::kFloat16, x); break;
-        case Type::kBFloat16: static_cast<uint16_t*>(data)[i] = half::bits(half::kBFloat16, x); break;
-        default: static_cast<float*>(data)[i] = float(x);
+        case Type::kFloat64:
+            static_cast<double*>(data)[i] = x;
+            break;
+        case Type::kFloat16:
+            static_cast<uint16_t*>(data)[i] = half::bits(half::kFloat16, x);
+            break;
+        case Type::kBFloat16:
+            static_cast<uint16_t*>(data)[i] = half::bits(half::kBFloat16, x);
+            break;
+        default:
+            static_cast<float*>(data)[i] = float(x);
     }
 }
 
@@ -76,8 +87,13 @@ struct Case {
         const bool squared = form == pe::DistanceForm::kSquared;
         const double* given = factors.empty() ? nullptr : factors.data();
         const int64_t* selected = indices.empty() ? nullptr : indices.data();
-        return {batch, height, width, {count(), selected, squared ? given : nullptr},
-                type,  form,   squared ? nullptr : given};
+        return {batch,
+                height,
+                width,
+                {count(), selected, squared ? given : nullptr},
+                type,
+                form,
+                squared ? nullptr : given};
     }
 };
 
@@ -113,7 +129,8 @@ Result forward(const Case& c, const Map& first, const Map& second, const pe::Poo
     const Aligned workspace(pe::channel_distance_forward_workspace(problem, pool.threads));
     pe::channel_distance_forward(problem, first.features(), second.features(), result.distance_memory.data(),
                                  result.map_memory.data(), workspace.data, pool);
-    for (int64_t b = 0; b < c.batch; ++b) result.distance.push_back(stored(type, result.distance_memory.data(), b));
+    for (int64_t b = 0; b < c.batch; ++b)
+        result.distance.push_back(stored(type, result.distance_memory.data(), b));
     for (int64_t i = 0; i < c.batch * c.positions(); ++i) {
         result.map.push_back(stored(type, result.map_memory.data(), i));
     }
@@ -129,8 +146,8 @@ struct Upstream {
     std::vector<double> distance, map;  // empty: null
 };
 
-void backward(const Case& c, const Map& first, const Map& second, const Upstream& upstream, Map* first_gradient,
-              Map* second_gradient, const pe::Pool& pool) {
+void backward(const Case& c, const Map& first, const Map& second, const Upstream& upstream,
+              Map* first_gradient, Map* second_gradient, const pe::Pool& pool) {
     const Type type = c.type == Type::kFloat64 ? Type::kFloat64 : Type::kFloat32;
     const pe::ChannelDistanceProblem problem = c.problem();
     const auto pack = [&](const std::vector<double>& values) {
@@ -140,19 +157,22 @@ void backward(const Case& c, const Map& first, const Map& second, const Upstream
     };
     const std::vector<unsigned char> distance = pack(upstream.distance), map = pack(upstream.map);
     const Aligned workspace(pe::channel_distance_backward_workspace(problem, pool.threads));
-    pe::channel_distance_backward(problem, first.features(), second.features(),
-                                  distance.empty() ? nullptr : distance.data(), map.empty() ? nullptr : map.data(),
-                                  first_gradient ? first_gradient->gradient() : pe::Gradient{},
-                                  second_gradient ? second_gradient->gradient() : pe::Gradient{}, workspace.data,
-                                  pool);
+    pe::channel_distance_backward(
+        problem, first.features(), second.features(), distance.empty() ? nullptr : distance.data(),
+        map.empty() ? nullptr : map.data(), first_gradient ? first_gradient->gradient() : pe::Gradient{},
+        second_gradient ? second_gradient->gradient() : pe::Gradient{}, workspace.data, pool);
 }
 
 double epsilon(Type type) {
     switch (type) {
-        case Type::kFloat64: return std::ldexp(1, -53);
-        case Type::kFloat16: return std::ldexp(1, -11);
-        case Type::kBFloat16: return std::ldexp(1, -8);
-        default: return std::ldexp(1, -24);
+        case Type::kFloat64:
+            return std::ldexp(1, -53);
+        case Type::kFloat16:
+            return std::ldexp(1, -11);
+        case Type::kBFloat16:
+            return std::ldexp(1, -8);
+        default:
+            return std::ldexp(1, -24);
     }
 }
 
@@ -171,7 +191,8 @@ Expected define(const Case& c, const Map& first, const Map& second, int64_t b, i
     const int64_t count = c.count();
     Expected result;
     std::vector<long double> f(count), g(count);
-    for (int64_t k = 0; k < count; ++k) f[k] = first.get(b, c.channel(k), p), g[k] = second.get(b, c.channel(k), p);
+    for (int64_t k = 0; k < count; ++k)
+        f[k] = first.get(b, c.channel(k), p), g[k] = second.get(b, c.channel(k), p);
     if (c.form == pe::DistanceForm::kSquared) {
         for (int64_t k = 0; k < count; ++k) {
             const long double w = c.factor(k), d = w * (f[k] - g[k]);
@@ -237,7 +258,8 @@ void compare(const Case& c, const Map& first, const Map& second, const pe::Pool&
                 double gradient = upstream.distance.empty() ? 0 : upstream.distance[b] / c.positions();
                 if (!upstream.map.empty()) gradient += upstream.map[b * c.positions() + p];
                 const Expected expected = define(c, first, second, b, p, gradient);
-                CHECK_CLOSE(result.map[b * c.positions() + p], expected.value, arithmetic * expected.value_scale);
+                CHECK_CLOSE(result.map[b * c.positions() + p], expected.value,
+                            arithmetic * expected.value_scale);
                 sum += double(expected.value) / c.positions();
                 scale += expected.value_scale / c.positions();
                 std::vector<bool> selected(c.channels, false);
@@ -309,7 +331,8 @@ std::vector<double> factors_of(size_t count) {
 }
 
 void check_everything(Case c) {
-    const Order orders[][2] = {{kPlanar, kPlanar}, {kInterleaved, kInterleaved}, {kSpaced, kSpaced}, {kPlanar, kInterleaved}};
+    const Order orders[][2] = {
+        {kPlanar, kPlanar}, {kInterleaved, kInterleaved}, {kSpaced, kSpaced}, {kPlanar, kInterleaved}};
     for (const auto& order : orders) {
         c.first_order = order[0];
         c.second_order = order[1];
@@ -359,6 +382,27 @@ void check_near() {
     for (const double x : forward(c, map, map, pe::sequential_pool()).map) CHECK(x == 0);
 }
 
+// Features that differ by their length above all, as after a change of contrast: sums over them cancel.
+void check_contrast() {
+    for (const double noise : {1e-1, 1e-2, 1e-4}) {
+        for (const Order order : {kPlanar, kInterleaved}) {
+            Case c;
+            c.form = pe::DistanceForm::kUnit;
+            c.channels = 24;
+            c.first_order = c.second_order = order;
+            Map first(c.type, c.batch, c.channels, c.positions(), order), second = first;
+            fill(&first, &second, noise);
+            for (int64_t k = 0; k < c.channels; ++k) {
+                for (int64_t p = 0; p < c.positions(); ++p) {
+                    second.set(0, k, p, 1.25 * second.get(0, k, p));
+                    second.set(1, k, p, 0.8 * second.get(1, k, p));
+                }
+            }
+            compare(c, first, second, pe::sequential_pool());
+        }
+    }
+}
+
 // Up to 1e18 in float32 and the largest float16, and where the squares of what is left are subnormal.
 void check_scales() {
     for (const Order order : {kPlanar, kInterleaved}) {
@@ -395,7 +439,8 @@ void check_silence() {
 
 // They reach what depends on them, and nothing else.
 void check_nan() {
-    for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    for (const double bad :
+         {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
         for (const pe::DistanceForm form : {pe::DistanceForm::kSquared, pe::DistanceForm::kUnit}) {
             for (const Order order : {kPlanar, kInterleaved}) {
                 Case c;
@@ -444,7 +489,8 @@ void check_threads() {
             last.batch = 1;
             const auto sample = [&](const Map& map) {
                 Map part(c.type, 1, c.channels, c.positions(), order);
-                std::memcpy(part.memory.data(), map.memory.data() + 2 * part.memory.size(), part.memory.size());
+                std::memcpy(part.memory.data(), map.memory.data() + 2 * part.memory.size(),
+                            part.memory.size());
                 return part;
             };
             const Result alone = forward(last, sample(first), sample(second), pe::sequential_pool());
@@ -464,6 +510,7 @@ int main() {
         check_shapes(pe::DistanceForm::kSquared);
         check_shapes(pe::DistanceForm::kUnit);
         check_near();
+        check_contrast();
         check_scales();
         check_silence();
         check_nan();

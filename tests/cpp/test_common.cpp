@@ -1,11 +1,10 @@
 // Instruction sets are chosen by name, and tasks run once each, in order, on the calling thread.
-#include "common.h"
-
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "check.h"
+#include "common.h"
 
 int main() {
     const std::string best = pe::instruction_set();
@@ -21,7 +20,9 @@ int main() {
     const pe::Pool pool = pe::sequential_pool();
     CHECK(pool.threads == 1);
     std::vector<int> seen;
-    const auto note = [](void* argument, int task) { static_cast<std::vector<int>*>(argument)->push_back(task); };
+    const auto note = [](void* argument, int task) {
+        static_cast<std::vector<int>*>(argument)->push_back(task);
+    };
     pool.run(pool.context, 0, note, &seen);
     CHECK(seen.empty());
     pool.run(pool.context, 3, note, &seen);

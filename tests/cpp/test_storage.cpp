@@ -1,10 +1,9 @@
-// Conversions between storage and arithmetic, against the formats' definitions: every half-precision number, and
-// every boundary of rounding. Files that are compiled with the flags of another instruction set include this one.
+// Conversions between storage and arithmetic, against the formats' definitions: every half-precision number,
+// and every boundary of rounding. Files that are compiled with the flags of another instruction set include
+// this one.
 #ifndef PE_ISA
 #define PE_ISA baseline
 #endif
-
-#include "storage.h"
 
 #include <cstring>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "check.h"
 #include "common.h"
 #include "half.h"
+#include "storage.h"
 
 namespace {
 
@@ -22,7 +22,9 @@ const half::Format kFormat = half::kFloat16;
 template <>
 const half::Format kFormat<BFloat16> = half::kBFloat16;
 
-bool same(double a, double b) { return (std::isnan(a) && std::isnan(b)) || (a == b && std::signbit(a) == std::signbit(b)); }
+bool same(double a, double b) {
+    return (std::isnan(a) && std::isnan(b)) || (a == b && std::signbit(a) == std::signbit(b));
+}
 
 template <typename T, typename S>
 void check_vector_read(const S* p) {
@@ -73,13 +75,15 @@ void check_half() {
         const double step = std::ldexp(1, std::max(std::ilogb(expected), format.least()) - format.mantissa);
         const double above = std::isfinite(next) ? next : expected + std::copysign(step, expected);
         const float middle = float((expected + above) / 2);
-        for (const float x : {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 2 * middle),
-                              std::nextafter(float(expected), middle), std::nextafter(float(expected), 0.0f)}) {
+        for (const float x :
+             {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 2 * middle),
+              std::nextafter(float(expected), middle), std::nextafter(float(expected), 0.0f)}) {
             values.push_back(x);
         }
     }
     const float infinity = std::numeric_limits<float>::infinity();
-    for (const float x : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN(), 3e38f, -3e38f, 1e-45f}) {
+    for (const float x :
+         {infinity, -infinity, std::numeric_limits<float>::quiet_NaN(), 3e38f, -3e38f, 1e-45f}) {
         for (int copy = 0; copy < 16; ++copy) values.push_back(x);
     }
     for (const float x : values) {
