@@ -13,7 +13,10 @@ class SupportsDLPack(Protocol):
 
 Array: TypeAlias = NDArray[Any] | SupportsDLPack
 Vector: TypeAlias = Sequence[float] | Array
-Statistics: TypeAlias = tuple[NDArray[Any], NDArray[np.int32], NDArray[Any], NDArray[np.int32], NDArray[Any]]
+# log similarity and which row attains it, least distance of a row and which column has it, log Z, row sums
+Statistics: TypeAlias = tuple[
+    NDArray[Any], NDArray[np.int32], NDArray[Any], NDArray[np.int32], NDArray[Any], NDArray[Any]
+]
 
 def instruction_set() -> Literal["avx512", "avx2", "baseline"]: ...
 def set_instruction_set(name: str) -> None: ...
@@ -30,6 +33,7 @@ def contextual(
     form: str = "log",
     eps: float = 1e-5,
     eps_log: float = 0.0,
+    row_sums: bool = False,
     threads: int | None = None,
 ) -> tuple[NDArray[Any], Statistics]: ...
 def contextual_backward(

@@ -127,6 +127,7 @@ def contextual_loss_gradients(
         center=center,
         spatial_weight=spatial_weight,
         form=form,
+        row_sums=True,
         threads=threads,
     )
     source_gradient, target_gradient = _kernels.contextual_backward(

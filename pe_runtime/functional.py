@@ -197,6 +197,8 @@ def contextual_and_map(
     constants = (
         *(indices, factors, settings.bandwidth, settings.distance, settings.center),
         *(settings.spatial_weight, settings.form, settings.eps, settings.eps_log),
+        # Forward is cheaper without them, forward and backward together with them.
+        torch.is_grad_enabled() and (source.requires_grad or target.requires_grad),
     )
     loss, log_similarity = torch.ops.pe_runtime.contextual(source, target, *constants)[:2]
     if settings.symmetric:

@@ -116,8 +116,19 @@ def _gradient_like(features: Tensor, needed: bool) -> Tensor:
     return torch.empty_like(features) if needed else features.new_empty(0)
 
 
-def _fake_contextual(source: Tensor, target: Tensor, *constants: Any, **settings: Any) -> tuple[Tensor, ...]:
+def _fake_contextual(
+    source: Tensor,
+    target: Tensor,
+    channels: Tensor | None = None,
+    *settings: Any,
+    row_sums: bool = False,
+    **others: Any,
+) -> tuple[Tensor, ...]:
     dtype = _result_dtype(source)
+    batch, available, height, width = source.shape
+    count = available if channels is None else channels.shape[0]
+    if len(settings) == 9:
+        row_sums = settings[8]
     return (
         source.new_empty(source.shape[0], dtype=dtype),
         _positions_like(target, dtype),
@@ -125,6 +136,7 @@ def _fake_contextual(source: Tensor, target: Tensor, *constants: Any, **settings
         _positions_like(source, dtype),
         _positions_like(source, torch.int32),
         _positions_like(source, dtype),
+        source.new_empty((batch, height, width, count + 1) if row_sums else (0,), dtype=dtype),
     )
 
 
@@ -166,7 +178,7 @@ def _save_contextual(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ..
     ctx.mark_non_differentiable(*output[2:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(source, target, channels, weights, *output[1:])
-    ctx.settings = settings
+    ctx.settings = settings[:-1]
 
 
 def _contextual_gradient(
@@ -176,7 +188,7 @@ def _contextual_gradient(
     source_gradient, target_gradient = torch.ops.pe_runtime.contextual_backward(
         loss_gradient, log_similarity_gradient, *ctx.saved_tensors, *ctx.settings, *needed
     )
-    return source_gradient if needed[0] else None, target_gradient if needed[1] else None, *[None] * 9
+    return source_gradient if needed[0] else None, target_gradient if needed[1] else None, *[None] * 10
 
 
 def _save_channel_distance(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

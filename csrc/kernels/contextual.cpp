@@ -24,17 +24,26 @@ PE_DECLARE(avx512)
 #define PE_DISPATCH(function) baseline::function
 #endif
 
-size_t contextual_forward_workspace(const ContextualProblem& problem, int threads) {
-    return PE_DISPATCH(contextual_forward)(problem, {}, {}, nullptr, {}, nullptr,
+namespace {
+
+// What these point to is not written to; that they are not null says that they are wanted.
+int wanted_ = 0;
+ContextualStatistics with_sums(bool row_sums) {
+    return {nullptr, nullptr, nullptr, nullptr, nullptr, row_sums ? &wanted_ : nullptr};
+}
+
+}  // namespace
+
+size_t contextual_forward_workspace(const ContextualProblem& problem, int threads, bool row_sums) {
+    return PE_DISPATCH(contextual_forward)(problem, {}, {}, nullptr, with_sums(row_sums), nullptr,
                                            {threads, nullptr, nullptr});
 }
 
-size_t contextual_backward_workspace(const ContextualProblem& problem, int threads, bool target_gradient) {
-    // What it points to is not written to; that it is not null says that it is wanted.
-    int wanted = 0;
-    const Gradient target{target_gradient ? &wanted : nullptr, {}};
-    return PE_DISPATCH(contextual_backward)(problem, {}, {}, {}, nullptr, nullptr, {}, target, nullptr,
-                                            {threads, nullptr, nullptr});
+size_t contextual_backward_workspace(const ContextualProblem& problem, int threads, bool row_sums,
+                                     bool target_gradient) {
+    const Gradient target{target_gradient ? &wanted_ : nullptr, {}};
+    return PE_DISPATCH(contextual_backward)(problem, {}, {}, with_sums(row_sums), nullptr, nullptr, {},
+                                            target, nullptr, {threads, nullptr, nullptr});
 }
 
 void contextual_forward(const ContextualProblem& problem, const Features& source, const Features& target,

@@ -46,11 +46,18 @@ struct ContextualStatistics {
     void* row_min;                // (B, Nx): m_i
     int32_t* row_min_arg;         // (B, Nx): the column that attains it
     void* row_log_sum;            // (B, Nx): log Z_i
+    // (B, Nx, channels + 1), or null. For each row the sums that the source's gradient consists of, over all
+    // columns but the nearest: exp(-k_i (d_ij - m_i)) times the normalised target feature, and times
+    // k_i (d_ij - m_i). Backward takes them again where they are missing: forward is cheaper without them,
+    // forward and backward together are cheaper with them.
+    void* row_sums;
 };
 
 // Bytes that contextual_forward and contextual_backward need, for a pool of so many threads.
-size_t contextual_forward_workspace(const ContextualProblem& problem, int threads);
-size_t contextual_backward_workspace(const ContextualProblem& problem, int threads, bool target_gradient);
+//   row_sums: whether the statistics have them
+size_t contextual_forward_workspace(const ContextualProblem& problem, int threads, bool row_sums);
+size_t contextual_backward_workspace(const ContextualProblem& problem, int threads, bool row_sums,
+                                     bool target_gradient);
 
 // loss: (B,), double where the features are, else float. Every output is written whole.
 void contextual_forward(const ContextualProblem& problem, const Features& source, const Features& target,

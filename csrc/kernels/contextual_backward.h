@@ -2,7 +2,7 @@
 // Included only by files that are compiled once per instruction set (see simd.h).
 #pragma once
 
-#include "contextual_rows.h"
+#include "contextual_sums.h"
 
 namespace pe::PE_ISA {
 
@@ -15,7 +15,6 @@ struct Winners {
     double* dense;      // [count]: factor of exp(-k (d - m)) in the gradient at -d
     double* nearest;    // [count]: gradient at -d of the nearest column
     double* rank_one;   // [count]: h k^2 D, the sum of a row of gradients at -d
-    double* threshold;  // [count]: of the refinement
 
     Winners(Arena& arena, int64_t nx, int64_t ny) : count(0) {
         const int64_t most = smaller(nx, ny);
@@ -25,7 +24,6 @@ struct Winners {
         dense = arena.take<double>(most);
         nearest = arena.take<double>(most);
         rank_one = arena.take<double>(most);
-        threshold = arena.take<double>(most);
     }
 
     void find(const int32_t* arg, int64_t nx, int64_t ny) {
@@ -50,6 +48,7 @@ struct Inputs {
     const T* row_min;
     const int32_t* row_min_arg;
     const T* row_log_sum;
+    const T* row_sums;             // may be null
     const T* loss_gradient;        // may be null
     const T* similarity_gradient;  // may be null
 };
@@ -65,13 +64,13 @@ struct Workspace {
     int64_t capacity;                      // rows of a slab over all columns
     int64_t block_panels, block_capacity;  // of the pass over columns
     int tasks;
-    Rows<T>* rows;        // [tasks]
+    Rows<T>* rows;        // [tasks]; not there where forward kept the sums
+    RowSums<T>* sums;     // [tasks]
     Rows<T>* block_rows;  // [tasks]
-    T** sums;             // [tasks]: [capacity][stride]
-    T** negligible;       // [tasks]: [capacity], exponentials that are lost in the sum of their row
     T** scaled;           // [tasks]: [block_capacity][stride]
 
-    Workspace(const ContextualProblem& problem, Arena& arena, int threads, bool target, bool place)
+    Workspace(const ContextualProblem& problem, Arena& arena, int threads, bool row_sums, bool target,
+              bool place)
         : sample(problem, arena, true), winners(arena, sample.nx, sample.ny) {
         const int64_t columns = sample.panels * Sample<T>::kColumns;
         capacity = slab_rows<T>(columns);
@@ -85,15 +84,16 @@ struct Workspace {
         centre = arena.take<double>(sample.channels);
         column_gradient = target ? arena.take<T>(columns * sample.stride) : nullptr;
         rows = arena.take<Rows<T>>(tasks);
+        sums = arena.take<RowSums<T>>(tasks);
         block_rows = arena.take<Rows<T>>(tasks);
-        sums = arena.take<T*>(tasks);
-        negligible = arena.take<T*>(tasks);
         scaled = arena.take<T*>(tasks);
         for (int task = 0; task < tasks; ++task) {
-            const Rows<T> own(arena, sample, capacity, sample.panels);
-            T* own_sums = arena.take<T>(capacity * sample.stride);
-            T* own_negligible = arena.take<T>(capacity);
-            if (place) rows[task] = own, sums[task] = own_sums, negligible[task] = own_negligible;
+            const RowSums<T> own_sums(arena, sample, capacity);
+            if (place) sums[task] = own_sums;
+            if (!row_sums) {
+                const Rows<T> own(arena, sample, capacity, sample.panels);
+                if (place) rows[task] = own;
+            }
             if (!target) continue;
             const Rows<T> own_block(arena, sample, block_capacity, block_panels);
             T* own_scaled = arena.take<T>(block_capacity * sample.stride);
@@ -101,35 +101,6 @@ struct Workspace {
         }
     }
 };
-
-// Replaces distances by exp(-k (d - m)) of one row; the nearest column, set aside, gets 0. Returns the sum,
-// and adds that of exp(-k (d - m)) k (d - m) log2(e) to *moment.
-template <typename T>
-double exponentials(const Rows<T>& rows, int64_t row, int64_t panels, double scale, double shift,
-                    double* moment) {
-    constexpr int kSize = Vec<T>::size;
-    using V = Vec<T>;
-    const V factor = V::all(T(scale)), offset = V::all(T(shift)), floor = V::all(T(-4000));
-    double sum = 0;
-    for (int64_t first = 0; first < panels; first += 128) {
-        const int64_t last = smaller(panels, first + 128);
-        V sums = V::all(0), moments = V::all(0);
-        for (int64_t panel = first; panel < last; ++panel) {
-            T* d = rows.at(panel, row);
-            for (int half = 0; half < 2; ++half) {
-                // Bounded, so that 0 times it is 0 and not NaN.
-                const V x = max(fma(V::load(d + half * kSize), factor, offset), floor);
-                const V e = exp2(x);
-                e.store(d + half * kSize);
-                sums = sums + e;
-                moments = fnma(e, x, moments);
-            }
-        }
-        sum += total(sums);
-        *moment += total(moments);
-    }
-    return sum;
-}
 
 // The gradient of normalised features, `at_unit`, taken through normalisation, weights and selection, and
 // added to `totals` before the weights.

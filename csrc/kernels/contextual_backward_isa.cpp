@@ -36,7 +36,7 @@ bool valid(const Sample<T>& sample, const Inputs<T>& in) {
         valid &= in.similarity[j] <= 0 && in.similarity_arg[j] >= 0 && in.similarity_arg[j] < sample.nx;
     }
     for (int64_t i = 0; i < sample.nx; ++i) {
-        valid &= in.row_min[i] >= 0 && in.row_min_arg[i] >= 0 && in.row_min_arg[i] < sample.ny;
+        valid &= in.row_min[i] >= 0 && in.row_log_sum[i] >= 0 && in.row_min_arg[i] >= 0 && in.row_min_arg[i] < sample.ny;
     }
     return valid;
 }
@@ -72,7 +72,8 @@ size_t backward(const ContextualProblem& problem, const Features& source, const 
     using T = Arithmetic<S>;
     Arena arena(workspace);
     const bool target_wanted = target_gradient.data != nullptr;
-    Workspace<T> work(problem, arena, pool.threads, target_wanted, workspace != nullptr);
+    Workspace<T> work(problem, arena, pool.threads, statistics.row_sums != nullptr, target_wanted,
+                      workspace != nullptr);
     if (workspace == nullptr) return arena.used();
 
     Sample<T>& sample = work.sample;
@@ -87,8 +88,8 @@ size_t backward(const ContextualProblem& problem, const Features& source, const 
         const Inputs<T> in{
             at(statistics.log_similarity, sample.ny), statistics.log_similarity_arg + b * sample.ny,
             at(statistics.row_min, sample.nx),        statistics.row_min_arg + b * sample.nx,
-            at(statistics.row_log_sum, sample.nx),    at(loss_gradient, 1),
-            at(log_similarity_gradient, sample.ny)};
+            at(statistics.row_log_sum, sample.nx),    at(statistics.row_sums, sample.nx * (sample.channels + 1)),
+            at(loss_gradient, 1),                     at(log_similarity_gradient, sample.ny)};
         prepare<S>(sample, problem, source, target, b, pool);
         if (!valid(sample, in)) {
             fill_with_nan<S>(problem, source_gradient, b, sample.nx);

@@ -26,13 +26,13 @@ void column_block(Workspace<T>& work, const Inputs<T>& in, const Refinement<T>& 
         rows.distances(sample, first, last);
         for (int64_t r = 0; r < rows.count; ++r) {
             const int64_t i = rows.index[r], q = in.row_min_arg[i];
-            rows.refine(sample, r, T(winners.threshold[start + r]), T(0), first, last);
+            const double m = double(in.row_min[i]);
+            const double k = 1 / (refinement.bandwidth * (m + refinement.eps));
+            rows.refine(sample, r, refinement.threshold(m), T(0), first, last);
             const int64_t panel = q / kColumns;
             if (panel >= first && panel < last) rows.at(panel - first, r)[q % kColumns] = sample.padding;
-            const double m = double(in.row_min[i]);
-            const double k = kLog2E / (refinement.bandwidth * (m + refinement.eps));
             double moment = 0;
-            exponentials(rows, r, last - first, -k, k * m, &moment);
+            exponentials(rows, r, last - first, k, m, &moment);
             const T* row = sample.source_rows + i * sample.depth;
             const T dense = T(winners.dense[start + r]);
             for (int64_t c = 0; c < sample.stride; ++c) {

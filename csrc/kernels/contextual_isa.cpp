@@ -1,5 +1,5 @@
 // Forward of the contextual loss, compiled once per instruction set.
-#include "contextual_rows.h"
+#include "contextual_sums.h"
 
 namespace pe::PE_ISA {
 namespace {
@@ -92,11 +92,12 @@ struct Outputs {
     T* row_min;
     int32_t* row_min_arg;
     T* row_log_sum;
+    T* row_sums;  // may be null
 };
 
 template <typename T>
 void forward_rows(const Sample<T>& sample, const Refinement<T>& refinement, Rows<T>& rows, Maxima<T>& maxima,
-                  const Outputs<T>& out) {
+                  RowSums<T>& sums, const Outputs<T>& out) {
     RowConstants<T> constants;
     rows.pack(sample);
     rows.distances(sample, 0, sample.panels);
@@ -127,6 +128,13 @@ void forward_rows(const Sample<T>& sample, const Refinement<T>& refinement, Rows
         rows.at(nearest / Rows<T>::kColumns, r)[nearest % Rows<T>::kColumns] = out.row_min[i];
     }
     raise_maxima(rows, sample.panels, constants, maxima);
+    if (out.row_sums == nullptr) return;
+    find_sums(sample, refinement, rows, out.row_min, out.row_min_arg, sums);
+    for (int64_t r = 0; r < rows.count; ++r) {
+        T* row = out.row_sums + rows.index[r] * (sample.channels + 1);
+        for (int64_t c = 0; c < sample.channels; ++c) row[c] = sums.features[r * sample.stride + c];
+        row[sample.channels] = T(sums.moment[r]);
+    }
 }
 
 template <typename T>
@@ -172,16 +180,19 @@ size_t forward(const ContextualProblem& problem, const Features& source, const F
                const ContextualStatistics& statistics, void* workspace, const Pool& pool) {
     using T = Arithmetic<S>;
     Arena arena(workspace);
-    Sample<T> sample(problem, arena, false);
+    const bool with_sums = statistics.row_sums != nullptr;
+    Sample<T> sample(problem, arena, with_sums);
     const int64_t capacity = slab_rows<T>(sample.panels * Sample<T>::kColumns);
     const int64_t slabs = (sample.nx + capacity - 1) / capacity;
     const int tasks = int(smaller(pool.threads, slabs));
     auto* rows = arena.take<Rows<T>>(tasks);
     auto* maxima = arena.take<Maxima<T>>(tasks);
+    auto* sums = arena.take<RowSums<T>>(tasks);
     for (int task = 0; task < tasks; ++task) {
         const Rows<T> own_rows(arena, sample, capacity, sample.panels);
         const Maxima<T> own_maxima(arena, sample);
-        if (workspace != nullptr) rows[task] = own_rows, maxima[task] = own_maxima;
+        const RowSums<T> own_sums(arena, sample, with_sums ? capacity : 0);
+        if (workspace != nullptr) rows[task] = own_rows, maxima[task] = own_maxima, sums[task] = own_sums;
     }
     if (workspace == nullptr) return arena.used();
 
@@ -193,13 +204,16 @@ size_t forward(const ContextualProblem& problem, const Features& source, const F
                              statistics.log_similarity_arg + b * sample.ny,
                              static_cast<T*>(statistics.row_min) + b * sample.nx,
                              statistics.row_min_arg + b * sample.nx,
-                             static_cast<T*>(statistics.row_log_sum) + b * sample.nx};
+                             static_cast<T*>(statistics.row_log_sum) + b * sample.nx,
+                             with_sums ? static_cast<T*>(statistics.row_sums) +
+                                             b * sample.nx * (sample.channels + 1)
+                                       : nullptr};
         for (int task = 0; task < tasks; ++task) maxima[task].clear(sample.panels * Sample<T>::kColumns);
         parallel_for(pool, slabs, [&](int64_t slab, int task) {
             Rows<T>& own = rows[task];
             own.count = smaller(capacity, sample.nx - slab * capacity);
             for (int64_t r = 0; r < own.count; ++r) own.index[r] = int32_t(slab * capacity + r);
-            forward_rows(sample, refinement, own, maxima[task], out);
+            forward_rows(sample, refinement, own, maxima[task], sums[task], out);
         });
         finish(sample, problem, maxima, tasks, out);
     }

@@ -43,18 +43,19 @@ inline c10::OperatorHandle find(const char* name) {
 struct Contextual : torch::autograd::Function<Contextual> {
     static variable_list forward(AutogradContext* context, const Tensor& source, const Tensor& target,
                                  const OptionalTensor& channels, const OptionalTensor& weights,
-                                 const ContextualOptions& options) {
-        using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+                                 const ContextualOptions& options, bool row_sums_wanted) {
+        using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
         using Signature =
             Outputs(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, double,
-                    c10::string_view, c10::string_view, double, c10::string_view, double, double);
+                    c10::string_view, c10::string_view, double, c10::string_view, double, double, bool);
         static const auto operation = find("pe_runtime::contextual").typed<Signature>();
         at::AutoDispatchBelowADInplaceOrView below_autograd;
-        auto [loss, log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum] = operation.call(
-            source, target, channels, weights, options.bandwidth, options.distance, options.center,
-            options.spatial_weight, options.form, options.eps, options.eps_log);
+        auto [loss, log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum, row_sums] =
+            operation.call(source, target, channels, weights, options.bandwidth, options.distance,
+                           options.center, options.spatial_weight, options.form, options.eps,
+                           options.eps_log, row_sums_wanted);
         context->save_for_backward({source, target, channels.value_or(Tensor()), weights.value_or(Tensor()),
-                                    log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum});
+                                    log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum, row_sums});
         context->saved_data["numbers"] =
             std::vector<double>{options.bandwidth, options.spatial_weight, options.eps, options.eps_log};
         context->saved_data["distance"] = options.distance;
@@ -68,7 +69,7 @@ struct Contextual : torch::autograd::Function<Contextual> {
         using Signature = std::tuple<Tensor, Tensor>(
             const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const OptionalTensor&,
             const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-            double, c10::string_view, c10::string_view, double, c10::string_view, double, double, bool, bool);
+            const Tensor&, double, c10::string_view, c10::string_view, double, c10::string_view, double, double, bool, bool);
         static const auto operation = find("pe_runtime::contextual_backward").typed<Signature>();
         const variable_list saved = context->get_saved_variables();
         const std::vector<double> numbers = context->saved_data["numbers"].toDoubleVector();
@@ -76,7 +77,7 @@ struct Contextual : torch::autograd::Function<Contextual> {
         at::AutoDispatchBelowADInplaceOrView below_autograd;
         auto [source, target] = operation.call(
             given(gradients[0]), given(gradients[1]), saved[0], saved[1], given(saved[2]), given(saved[3]),
-            saved[4], saved[5], saved[6], saved[7], saved[8], numbers[0],
+            saved[4], saved[5], saved[6], saved[7], saved[8], saved[9], numbers[0],
             context->saved_data["distance"].toStringRef(), context->saved_data["center"].toStringRef(),
             numbers[1], context->saved_data["form"].toStringRef(), numbers[2], numbers[3], source_needed,
             target_needed);
@@ -130,7 +131,9 @@ inline std::tuple<at::Tensor, at::Tensor> contextual(const at::Tensor& source, c
                                                      const std::optional<at::Tensor>& channels = std::nullopt,
                                                      const std::optional<at::Tensor>& weights = std::nullopt,
                                                      const ContextualOptions& options = {}) {
-    const auto outputs = detail::Contextual::apply(source, target, channels, weights, options);
+    // Forward is cheaper without them, forward and backward together with them.
+    const bool row_sums = at::GradMode::is_enabled() && (source.requires_grad() || target.requires_grad());
+    const auto outputs = detail::Contextual::apply(source, target, channels, weights, options, row_sums);
     return {outputs[0], outputs[1]};
 }
 

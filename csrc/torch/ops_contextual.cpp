@@ -47,15 +47,16 @@ struct ContextualCall {
 
 ContextualStatistics statistics_of(const Tensor& log_similarity, const Tensor& log_similarity_arg,
                                    const Tensor& row_min, const Tensor& row_min_arg,
-                                   const Tensor& row_log_sum) {
+                                   const Tensor& row_log_sum, const Tensor& row_sums) {
     return {log_similarity.data_ptr(), static_cast<int32_t*>(log_similarity_arg.data_ptr()),
-            row_min.data_ptr(), static_cast<int32_t*>(row_min_arg.data_ptr()), row_log_sum.data_ptr()};
+            row_min.data_ptr(), static_cast<int32_t*>(row_min_arg.data_ptr()), row_log_sum.data_ptr(),
+            row_sums.numel() > 0 ? row_sums.data_ptr() : nullptr};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contextual(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contextual(
     const Tensor& source, const Tensor& target, std::optional<Tensor> channels, std::optional<Tensor> weights,
     double bandwidth, std::string distance, std::string center, double spatial_weight, std::string form,
-    double eps, double eps_log) {
+    double eps, double eps_log, bool keep_row_sums) {
     const ContextualCall call(source, target, channels, weights, bandwidth, distance, center, spatial_weight,
                               form, eps, eps_log);
     const ContextualProblem& problem = call.problem;
@@ -68,21 +69,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contextual(
     const Tensor log_similarity = each(target, type), log_similarity_arg = each(target, ScalarType::Int);
     const Tensor row_min = each(source, type), row_min_arg = each(source, ScalarType::Int);
     const Tensor row_log_sum = each(source, type);
+    const std::vector<int64_t> sums_shape{problem.batch, problem.source_height, problem.source_width,
+                                          problem.channels.count + 1};
+    const Tensor row_sums = torch::stable::new_empty(
+        source, keep_row_sums ? sums_shape : std::vector<int64_t>{0}, type);
     const FeatureMap source_map(source), target_map(target);
     const Pool pool = torch_pool();
-    const Workspace workspace(contextual_forward_workspace(problem, pool.threads), source);
+    const Workspace workspace(contextual_forward_workspace(problem, pool.threads, keep_row_sums), source);
     contextual_forward(problem, source_map.get(), target_map.get(), loss.mutable_data_ptr(),
-                       statistics_of(log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum),
+                       statistics_of(log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum,
+                                     row_sums),
                        workspace.get(), pool);
-    return {loss, log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum};
+    return {loss, log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum, row_sums};
 }
 
 std::tuple<Tensor, Tensor> contextual_backward(
     std::optional<Tensor> loss_gradient, std::optional<Tensor> log_similarity_gradient, const Tensor& source,
     const Tensor& target, std::optional<Tensor> channels, std::optional<Tensor> weights,
     const Tensor& log_similarity, const Tensor& log_similarity_arg, const Tensor& row_min,
-    const Tensor& row_min_arg, const Tensor& row_log_sum, double bandwidth, std::string distance,
-    std::string center, double spatial_weight, std::string form, double eps, double eps_log,
+    const Tensor& row_min_arg, const Tensor& row_log_sum, const Tensor& row_sums, double bandwidth,
+    std::string distance,    std::string center, double spatial_weight, std::string form, double eps, double eps_log,
     bool source_needed, bool target_needed) {
     const ContextualCall call(source, target, channels, weights, bandwidth, distance, center, spatial_weight,
                               form, eps, eps_log);
@@ -96,7 +102,14 @@ std::tuple<Tensor, Tensor> contextual_backward(
                             each(log_similarity_arg, "log_similarity_arg", target, ScalarType::Int),
                             each(row_min, "row_min", source, type),
                             each(row_min_arg, "row_min_arg", source, ScalarType::Int),
-                            each(row_log_sum, "row_log_sum", source, type)};
+                            each(row_log_sum, "row_log_sum", source, type),
+                            row_sums.numel() == 0
+                                ? row_sums
+                                : checked(row_sums, "row_sums",
+                                          {problem.batch, problem.source_height, problem.source_width,
+                                           problem.channels.count + 1},
+                                          type)};
+    const bool kept = saved[5].numel() > 0;
     if (loss_gradient) loss_gradient = checked(*loss_gradient, "loss_gradient", {problem.batch}, type);
     if (log_similarity_gradient) {
         log_similarity_gradient = each(*log_similarity_gradient, "log_similarity_gradient", target, type);
@@ -105,10 +118,10 @@ std::tuple<Tensor, Tensor> contextual_backward(
     GradientMap source_gradient(source, source_needed, true), target_gradient(target, target_needed, true);
     if (source_needed || target_needed) {
         const Pool pool = torch_pool();
-        const Workspace workspace(contextual_backward_workspace(problem, pool.threads, target_needed),
+        const Workspace workspace(contextual_backward_workspace(problem, pool.threads, kept, target_needed),
                                   source);
         contextual_backward(problem, source_map.get(), target_map.get(),
-                            statistics_of(saved[0], saved[1], saved[2], saved[3], saved[4]),
+                            statistics_of(saved[0], saved[1], saved[2], saved[3], saved[4], saved[5]),
                             loss_gradient ? loss_gradient->const_data_ptr() : nullptr,
                             log_similarity_gradient ? log_similarity_gradient->const_data_ptr() : nullptr,
                             source_gradient.get(), target_gradient.get(), workspace.get(), pool);

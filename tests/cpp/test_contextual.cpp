@@ -61,7 +61,7 @@ std::unique_ptr<void, Free> workspace(size_t bytes) {
 
 template <typename T>
 struct Result {
-    std::vector<T> loss, similarity, row_min, row_log_sum;
+    std::vector<T> loss, similarity, row_min, row_log_sum, row_sums;
     std::vector<int32_t> similarity_arg, row_min_arg;
     std::vector<T> source_gradient, target_gradient;
 };
@@ -71,7 +71,7 @@ pe::Layout interleaved(int64_t channels, int64_t positions) { return {channels *
 
 template <typename T>
 Result<T> run(const pe::ContextualProblem& problem, const std::vector<T>& x, const std::vector<T>& y,
-              pe::Layout x_layout, pe::Layout y_layout, const pe::Pool& pool) {
+              pe::Layout x_layout, pe::Layout y_layout, const pe::Pool& pool, bool row_sums = true) {
     const int64_t nx = problem.source_positions(), ny = problem.target_positions(), batch = problem.batch;
     Result<T> result;
     result.loss.resize(batch);
@@ -80,15 +80,18 @@ Result<T> run(const pe::ContextualProblem& problem, const std::vector<T>& x, con
     result.row_min.resize(batch * nx);
     result.row_min_arg.resize(batch * nx);
     result.row_log_sum.resize(batch * nx);
+    if (row_sums) result.row_sums.resize(batch * nx * (problem.channels.count + 1));
     result.source_gradient.assign(x.size(), T(0));
     result.target_gradient.assign(y.size(), T(0));
     const pe::ContextualStatistics statistics{result.similarity.data(), result.similarity_arg.data(),
                                               result.row_min.data(), result.row_min_arg.data(),
-                                              result.row_log_sum.data()};
+                                              result.row_log_sum.data(),
+                                              row_sums ? result.row_sums.data() : nullptr};
     const pe::Features source{x.data(), x_layout}, target{y.data(), y_layout};
-    const auto forward = workspace(pe::contextual_forward_workspace(problem, pool.threads));
+    const auto forward = workspace(pe::contextual_forward_workspace(problem, pool.threads, row_sums));
     pe::contextual_forward(problem, source, target, result.loss.data(), statistics, forward.get(), pool);
-    const auto backward = workspace(pe::contextual_backward_workspace(problem, pool.threads, true));
+    const auto backward = 
+        workspace(pe::contextual_backward_workspace(problem, pool.threads, row_sums, true));
     const std::vector<T> upstream(batch, T(1));
     pe::contextual_backward(problem, source, target, statistics, upstream.data(), nullptr,
                             {result.source_gradient.data(), x_layout},
@@ -171,10 +174,10 @@ void check_values(const pe::ContextualProblem& problem, const Shape& shape) {
 }
 
 // Central differences of the double loss at a few places of both maps.
-void check_gradients(const pe::ContextualProblem& problem, const Shape& shape) {
+void check_gradients(const pe::ContextualProblem& problem, const Shape& shape, bool row_sums) {
     auto x = features(shape.channels * shape.nx(), 3), y = features(shape.channels * shape.ny(), 4);
     const pe::Layout xl = planar(shape.channels, shape.nx()), yl = planar(shape.channels, shape.ny());
-    const Result<double> got = run<double>(problem, x, y, xl, yl, pe::sequential_pool());
+    const Result<double> got = run<double>(problem, x, y, xl, yl, pe::sequential_pool(), row_sums);
     for (auto* map : {&x, &y}) {
         const auto& gradient = map == &x ? got.source_gradient : got.target_gradient;
         double scale = 0;
@@ -210,6 +213,10 @@ void check_bits(const Shape& shape) {
         CHECK(same_bits(one.source_gradient, many.source_gradient));
         CHECK(same_bits(one.target_gradient, many.target_gradient));
     }
+    const Result<float> bare = run<float>(problem, x, y, xl, yl, threads(2), false);
+    CHECK(same_bits(one.loss, bare.loss) && same_bits(one.similarity, bare.similarity));
+    CHECK(same_bits(run<float>(problem, x, y, xl, yl, threads(3), false).source_gradient,
+                    bare.source_gradient));
     // A sample with a NaN does not touch its neighbours.
     auto spoilt = x;
     spoilt[0] = std::numeric_limits<float>::quiet_NaN();
@@ -291,7 +298,7 @@ int main() {
                         problem.batch = 1;
                         Shape one = shape;
                         one.batch = 1;
-                        check_gradients(problem, one);
+                        for (const bool row_sums : {false, true}) check_gradients(problem, one, row_sums);
                     }
                 }
             }

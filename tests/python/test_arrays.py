@@ -114,6 +114,10 @@ def test_gradients_of_maps(random):
     )
     along_loss, _ = _kernels.contextual_backward([1.0, 1.0] * np.ones(2), None, first, second, statistics)
     np.testing.assert_allclose(along_map, along_loss, rtol=1e-4, atol=1e-6)
+    _, statistics = _kernels.contextual(first, second, row_sums=True)
+    assert statistics[5].shape == (2, 20, 4)
+    with_sums, _ = _kernels.contextual_backward([1.0, 1.0] * np.ones(2), None, first, second, statistics)
+    np.testing.assert_allclose(with_sums, along_loss, rtol=1e-4, atol=1e-6)
 
 
 def layouts(array):
@@ -336,12 +340,14 @@ def test_backward_refuses_what_forward_did_not_give(random):
 
     assert np.isfinite(gradient(statistics)).all()
     assert not gradient(statistics, None).any()
-    with pytest.raises(ValueError, match="statistics: expected the five arrays"):
+    with pytest.raises(ValueError, match="statistics: expected the six arrays"):
         gradient(statistics[:4])
     with pytest.raises(ValueError, match=r"statistics\[0\]: expected shape \(2, 10\), got \(2, 20\)"):
         gradient(statistics[2:4] + statistics[2:4] + statistics[4:])
     with pytest.raises(TypeError, match=r"statistics\[1\]: expected int32, got int64"):
         gradient((statistics[0], statistics[1].astype(np.int64), *statistics[2:]))
+    with pytest.raises(ValueError, match=r"statistics\[5\]: expected shape \(2, 20, 4\), got \(2, 20, 3\)"):
+        gradient((*statistics[:5], np.ones((2, 20, 3), np.float32)))
     with pytest.raises(ValueError, match=r"loss_gradient: expected shape \(2,\), got \(3,\)"):
         gradient(statistics, np.ones(3))
     with pytest.raises(TypeError, match="log_similarity_gradient: expected float32, got int64"):

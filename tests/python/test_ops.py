@@ -259,6 +259,7 @@ def test_opcheck(pair, prepare, needed):
     """Schema, autograd registration, shapes, types and strides of the fake kernels, AOT autograd."""
     x, y = (prepare(f).detach().requires_grad_(n) for f, n in zip(pair, needed, strict=True))
     torch.library.opcheck(op.contextual.default, (x, y))
+    torch.library.opcheck(op.contextual.default, (x, y, CHANNELS), {"row_sums": True})
     torch.library.opcheck(
         op.contextual.default, (x, y, CHANNELS, WEIGHTS, 0.3, "l2", "none", 0.1, "one_minus")
     )
@@ -268,9 +269,11 @@ def test_opcheck(pair, prepare, needed):
     loss, *saved = op.contextual(x, y)
     settings = (0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0)
     upstream = torch.ones_like(loss)
-    torch.library.opcheck(
-        op.contextual_backward.default, (upstream, None, x, y, None, None, *saved, *settings, *needed)
-    )
+    for statistics in (saved, op.contextual(x, y, row_sums=True)[1:]):
+        torch.library.opcheck(
+            op.contextual_backward.default,
+            (upstream, None, x, y, None, None, *statistics, *settings, *needed),
+        )
     torch.library.opcheck(
         op.contextual_backward.default,
         (None, torch.ones_like(saved[0]), x, y, None, None, *saved, *settings, *needed),
@@ -297,7 +300,7 @@ def test_gradients_that_nobody_asks_for_are_not_computed(pair):
 
 def test_statistics_carry_no_gradient(pair):
     source = pair[0].requires_grad_()
-    assert [output.requires_grad for output in op.contextual(source, pair[1])] == [True, True] + 4 * [False]
+    assert [output.requires_grad for output in op.contextual(source, pair[1])] == [True, True] + 5 * [False]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -369,6 +372,13 @@ X = torch.zeros(2, 8, 4, 4)
                 *(0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0, True, True),
             ),
             r"log_similarity: expected Float on the CPU in shape \(2, 1, 4, 4\), got .* \(2, 1, 4, 3\)",
+        ),
+        (
+            lambda: op.contextual_backward(
+                *(torch.ones(2), None, X, X, None, None, *op.contextual(X, X)[1:-1], torch.ones(3)),
+                *(0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0, True, True),
+            ),
+            r"row_sums: expected Float on the CPU in shape \(2, 4, 4, 9\), got .* \(3\)",
         ),
     ],
 )

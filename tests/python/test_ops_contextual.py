@@ -130,8 +130,8 @@ def test_map_and_statistics():
     loss, similarity = contextual_and_map(source, target, contextual_settings(), kernels="native")
     expected = contextual_and_map(source, target, contextual_settings(), kernels="reference")
     torch.testing.assert_close((loss, similarity), expected)
-    _, log_similarity, arg, row_min, row_min_arg, row_log_sum = torch.ops.pe_runtime.contextual(
-        source, target
+    _, log_similarity, arg, row_min, row_min_arg, row_log_sum, row_sums = torch.ops.pe_runtime.contextual(
+        source, target, row_sums=True
     )
     centre = target.mean(dim=(2, 3), keepdim=True)
     x, y = (F.normalize((f - centre).flatten(2), dim=1) for f in (source, target))
@@ -144,13 +144,36 @@ def test_map_and_statistics():
     torch.testing.assert_close(log_similarity.flatten(1), best.values)
     assert torch.equal(row_min_arg.flatten(1), nearest.indices.int())
     assert torch.equal(arg.flatten(1), best.indices.int())
+    others = rows.exp().scatter(2, nearest.indices[..., None], 0.0)
+    torch.testing.assert_close(row_sums.flatten(1, 2)[..., :-1], others @ y.transpose(1, 2))
+    torch.testing.assert_close(row_sums.flatten(1, 2)[..., -1], -(others * rows).sum(2))
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2"])
+@pytest.mark.parametrize("noise", [0.02, 0.3, "unrelated"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_backward_gives_the_same_with_and_without_the_sums_of_forward(distance, noise, dtype):
+    source, target = (f.to(dtype) for f in smooth_pair(13, noise, batch=2))
+    target = target[:, :, 1:]
+    call = torch.ops.pe_runtime
+    constants = (0.5, distance, "sample", 0.1, "log", 1e-5, 0.0)
+    gradients = []
+    for row_sums in (False, True):
+        loss, *saved = call.contextual(source, target, None, None, *constants, row_sums)
+        upstream = torch.ones_like(loss), None, source, target, None, None
+        for target_needed in (False, True):
+            gradients.append(call.contextual_backward(*upstream, *saved, *constants, True, target_needed))
+    exact = 1e-12 if dtype == torch.float64 else 1e-2 if dtype == torch.bfloat16 else 2e-6
+    for other in gradients[1:]:
+        assert relative_error(other[0], gradients[0][0]) < exact
+    assert relative_error(gradients[3][1], gradients[1][1]) < exact
 
 
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
 def test_ties_go_to_the_lowest_index(distance):
     source, target = features(1, 6, 4, 4, dtype=torch.float32), features(1, 6, 4, 4, seed=1).float()
     source[..., 2:], target[..., 2:] = source[..., :2], target[..., :2]
-    _, _, arg, _, row_min_arg, _ = torch.ops.pe_runtime.contextual(source, target, distance=distance)
+    _, _, arg, _, row_min_arg, *_ = torch.ops.pe_runtime.contextual(source, target, distance=distance)
     assert (arg % 4 < 2).all()
     assert (row_min_arg % 4 < 2).all()
     exact = losses_and_gradients(source.double(), target.double(), "reference", distance=distance)
