@@ -12,13 +12,9 @@ forward with backward to the source.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import math
 import platform
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from timing import measure, median_time
 from torch import Tensor
 
 from pe_runtime.atomic import atomic_path
@@ -95,35 +92,6 @@ PEERS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int, int]] = {
 }
 
 
-def peak(run: Callable[[], object]) -> int:
-    """Bytes of resident memory that a call needs at most, beyond what there was."""
-    gc.collect()
-    # What earlier calls freed would serve this one unseen.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    run()
-    return max(0, _status("VmHWM") - before)
-
-
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status: expected a line {name}")
-
-
-def median_time(run: Callable[[], object], runs: int) -> float:
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-        if sum(times) > 20:
-            break
-    return statistics.median(times)
-
-
 def best_sgemm() -> float:
     rates = []
     for size in (768, 1024, 1536, 2048, 3072, 4096):
@@ -133,7 +101,9 @@ def best_sgemm() -> float:
     return max(rates)
 
 
-def measure(name: str, size: int, channels: int, batch: int, backward: bool, runs: int) -> dict[str, Any]:
+def measure_peer(
+    name: str, size: int, channels: int, batch: int, backward: bool, runs: int
+) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     shape = (batch, channels, math.isqrt(size), math.isqrt(size))
     source = torch.rand(shape, generator=generator).sub_(0.5).relu_()
@@ -147,9 +117,8 @@ def measure(name: str, size: int, channels: int, batch: int, backward: bool, run
             source.grad = None
             (result if result.ndim == 0 else result.sum()).backward()
 
-    run()  # compiles, warms the caches
-    memory = peak(run)
-    return {"seconds": median_time(run, runs), "peak_bytes": memory}
+    seconds, memory = measure(run, runs)  # warmed up: compiled, caches filled
+    return {"seconds": seconds, "peak_bytes": memory}
 
 
 def numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
@@ -201,9 +170,10 @@ def main(
                 row = {"N": n, "C": c, "B": b, "backward": back, "name": name}
                 matrices = PEERS[name][1 + back]
                 fits = matrices * 4 * b * n * n <= memory * 1e9
-                rows.append({**row, **measure(name, n, c, b, back, runs)} if fits else row)
+                rows.append({**row, **measure_peer(name, n, c, b, back, runs)} if fits else row)
                 progress.advance(task)
-    console.print(_table(rows, sgemm))
+    # As wide as it needs, also where the output is a pipe.
+    Console(width=160).print(_table(rows, sgemm))
     if json_path is not None:
         figures = {"threads": threads, "torch": torch.__version__, "best_sgemm": sgemm, "rows": rows}
         with atomic_path(json_path) as temporary:
@@ -211,29 +181,27 @@ def main(
 
 
 def _table(rows: list[dict[str, Any]], sgemm: float) -> Table:
-    table = Table("N", "C", "B", "pass", "", "ms", "times ours", "peak MB", "of sgemm")
-    own: dict[tuple[Any, ...], float] = {}
+    """One line for each case: ours in ms, the peers in multiples of it, and the peaks in MB."""
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    table = Table("N", "C", "B", "pass", *names, "of sgemm", title="time, ms or times ours (peak, MB)")
+    cases: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in rows:
         key = (row["N"], row["C"], row["B"], row["backward"])
-        if row["name"] == "pe_runtime":
-            own[key] = row["seconds"]
-            table.add_section()
-        start = [
-            str(row["N"]),
-            str(row["C"]),
-            str(row["B"]),
-            "both" if row["backward"] else "forward",
-        ]
-        if "seconds" not in row:
-            table.add_row(*start, row["name"], "does not fit")
-            continue
-        ratio = f"{row['seconds'] / own[key]:.1f}" if key in own else ""
-        rate = 2 * row["B"] * row["N"] ** 2 * row["C"] / row["seconds"] / sgemm
-        shown = f"{rate:.0%}" if not row["backward"] else ""
-        table.add_row(
-            *start, row["name"], f"{row['seconds'] * 1e3:.2f}", ratio, f"{row['peak_bytes'] / 1e6:.0f}", shown
-        )
+        cases.setdefault(key, {})[row["name"]] = row
+    for (n, c, b, back), case in cases.items():
+        own = case.get("pe_runtime", {}).get("seconds")
+        shown = [_cell(case[name], own) for name in names]
+        rate = f"{2 * b * n**2 * c / own / sgemm:.0%}" if own and not back else ""
+        table.add_row(str(n), str(c), str(b), "both" if back else "forward", *shown, rate)
     return table
+
+
+def _cell(row: dict[str, Any], own: float | None) -> str:
+    if "seconds" not in row:
+        return "does not fit"
+    ours = row["name"] == "pe_runtime" or not own
+    time = f"{row['seconds'] * 1e3:.2f}" if ours else f"{row['seconds'] / own:.1f}x"
+    return f"{time} ({row['peak_bytes'] / 1e6:.0f})"
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ struct Workspace {
     Rows<T>* rows;        // [tasks]; not there where forward kept the sums
     RowSums<T>* sums;     // [tasks]
     Rows<T>* block_rows;  // [tasks]
-    T** scaled;           // [tasks]: [block_capacity][stride]
+    T** scaled;           // [tasks]: in strips as target_rows
 
     Workspace(const ContextualProblem& problem, Arena& arena, int threads, bool row_sums, bool target,
               bool place)

@@ -111,8 +111,8 @@ size_t backward(const ContextualProblem& problem, const Features& source, const 
         parallel_for(pool, blocks,
                      [&](int64_t block, int task) { column_block(work, in, refinement, block, task); });
         add_sparse_columns(work, problem, in);
-        parallel_for(pool, blocks, [&](int64_t block, int) {
-            target_columns<T, S>(work, problem, target_gradient, b, block);
+        parallel_for(pool, blocks, [&](int64_t block, int task) {
+            target_columns<T, S>(work, problem, target_gradient, b, block, task);
         });
         add_totals(work, blocks);
         if (centred && !over_batch)

@@ -75,16 +75,15 @@ void source_slab(Workspace<T>& work, const ContextualProblem& problem, const Inp
         const int64_t i = winners.row[winner], q = in.row_min_arg[i];
         T* sum = work.sums[task].features + (winner - first) * sample.stride;
         const T* unit = sample.source_rows + i * sample.depth;
-        const T* nearest = sample.target_rows + q * sample.stride;
         const double k = 1 / (problem.bandwidth * (double(in.row_min[i]) + problem.eps));
         const T dense = T(winners.dense[winner]), at_nearest = T(winners.nearest[winner]);
-        for (int64_t c = 0; c < sample.channels; ++c) sum[c] = dense * sum[c] + at_nearest * nearest[c];
+        sample.each_target(
+            q, [&](int64_t c, T value) { sum[c] = dense * sum[c] + at_nearest * value; });
         for (int64_t n = winners.first[i]; n < winners.first[i + 1]; ++n) {
             const int64_t j = winners.column[n];
             if (j == q) continue;
             const T factor = T(k * work.upstream[j]);
-            const T* row = sample.target_rows + j * sample.stride;
-            for (int64_t c = 0; c < sample.channels; ++c) sum[c] += factor * row[c];
+            sample.each_target(j, [&](int64_t c, T value) { sum[c] += factor * value; });
         }
         if (sample.differences) {
             const T rank_one = T(winners.rank_one[winner]);

@@ -35,16 +35,22 @@ void column_block(Workspace<T>& work, const Inputs<T>& in, const Refinement<T>& 
             exponentials(rows, r, last - first, k, m, &moment);
             const T* row = sample.source_rows + i * sample.depth;
             const T dense = T(winners.dense[start + r]);
-            for (int64_t c = 0; c < sample.stride; ++c) {
-                const T value = c < sample.channels ? row[c] : T(c == sample.channels && sample.differences);
-                scaled[r * sample.stride + c] = dense * value;
+            for (int64_t strip = 0; strip < sample.stride; strip += Sample<T>::kStrip) {
+                const int64_t width = sample.strip_width(strip);
+                T* out = scaled + strip * work.block_capacity + r * width;
+                for (int64_t n = 0; n < width; ++n) {
+                    const int64_t c = strip + n;
+                    const T value = c < sample.channels ? row[c] : T(c == sample.channels && sample.differences);
+                    out[n] = dense * value;
+                }
             }
         }
         for (int64_t panel = first; panel < last; ++panel) {
             for (int64_t n = 0; n < kColumns; n += kColumnTile) {
-                product<kColumnTile>(rows.at(panel - first, 0) + n, 1, kColumns, rows.count, scaled,
-                                     sample.stride,
-                                     gradient + ((panel - first) * kColumns + n) * sample.stride);
+                const Stretch<T> column{rows.at(panel - first, 0) + n, 0, rows.count};
+                product<kColumnTile>(
+                    &column, 1, 1, kColumns, [&](int64_t c) { return scaled + c * work.block_capacity; },
+                    gradient + ((panel - first) * kColumns + n) * sample.stride, sample.stride);
             }
         }
     }
@@ -74,7 +80,7 @@ void add_sparse_columns(Workspace<T>& work, const ContextualProblem& problem, co
 
 template <typename T, typename S>
 void target_columns(Workspace<T>& work, const ContextualProblem& problem, const Gradient& gradient,
-                    int64_t index, int64_t block) {
+                    int64_t index, int64_t block, int task) {
     const Sample<T>& sample = work.sample;
     constexpr int64_t kColumns = Rows<T>::kColumns;
     const int64_t first = block * work.block_panels * kColumns;
@@ -83,7 +89,8 @@ void target_columns(Workspace<T>& work, const ContextualProblem& problem, const 
     for (int64_t c = 0; c < sample.channels; ++c) totals[c] = 0;
     for (int64_t j = first; j < last; ++j) {
         T* column = work.column_gradient + j * sample.stride;
-        const T* unit = sample.target_rows + j * sample.stride;
+        T* unit = work.scaled[task];
+        sample.each_target(j, [&](int64_t c, T value) { unit[c] = value; });
         if (sample.differences) {
             const T rank_one = column[sample.channels];
             for (int64_t c = 0; c < sample.channels; ++c) column[c] = 2 * (column[c] - rank_one * unit[c]);

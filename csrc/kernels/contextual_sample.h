@@ -71,7 +71,7 @@ struct Sample {
     int64_t difference;  // depth of differences: channels and, with a spatial term, the two coordinates
     int64_t depth;       // depth of products: one more with a spatial term
     int64_t panels;      // of target columns
-    int64_t stride;      // elements of a target row, for products with rows
+    int64_t stride;      // channels of a target row, for products with rows: whole vectors
     bool differences;    // L2: distances are sums of squared differences throughout
     bool centred;
     T padding;  // distance of columns beyond ny
@@ -85,7 +85,9 @@ struct Sample {
     double* target_inverse;  // [panels kColumns]
     T* product_bias;         // [panels kColumns]
     T* difference_bias;      // [panels kColumns]
-    T* target_rows;          // [panels kColumns][stride]; null: not wanted
+    // [strips][panels kColumns][kStrip]: channels in strips, which a product reads from end to end; the last
+    // may be a vector narrower. Null: not wanted.
+    T* target_rows;
     int32_t* not_finite;     // [1]
 
     Sample(const ContextualProblem& problem, Arena& arena, bool rows) {
@@ -112,6 +114,23 @@ struct Sample {
         difference_bias = arena.take<T>(panels * kColumns);
         target_rows = rows ? arena.take<T>(panels * kColumns * stride) : nullptr;
         not_finite = arena.take<int32_t>(1);
+    }
+
+    // Two vectors of channels.
+    static constexpr int64_t kStrip = 2 * Vec<T>::size;
+    PE_INLINE int64_t strip_width(int64_t first) const { return smaller(kStrip, stride - first); }
+    // Column j's part of the strip that begins at channel `first`.
+    PE_INLINE T* target_strip(int64_t j, int64_t first) const {
+        return target_rows + first * panels * kColumns + j * strip_width(first);
+    }
+    // body(c, value) for the channels of column j.
+    template <typename Body>
+    PE_INLINE void each_target(int64_t j, const Body& body) const {
+        for (int64_t first = 0; first < channels; first += kStrip) {
+            const T* strip = target_strip(j, first);
+            const int64_t count = smaller(kStrip, channels - first);
+            for (int64_t c = 0; c < count; ++c) body(first + c, strip[c]);
+        }
     }
 
     static constexpr int64_t kMeanBlock = 4096;
@@ -312,10 +331,14 @@ void prepare_target(Sample<T>& sample, const ContextualProblem& problem, const F
             sample.difference_bias[first + n] = inside ? T(offset) : sample.padding;
         }
         if (sample.target_rows == nullptr) return;
-        for (int64_t n = 0; n < kColumns; ++n) {
-            T* row = sample.target_rows + (first + n) * sample.stride;
-            for (int64_t c = 0; c < sample.stride; ++c)
-                row[c] = c < sample.channels ? out[c * kColumns + n] : T(0);
+        for (int64_t strip = 0; strip < sample.stride; strip += Sample<T>::kStrip) {
+            for (int64_t n = 0; n < kColumns; ++n) {
+                T* row = sample.target_strip(first + n, strip);
+                for (int64_t k = 0; k < sample.strip_width(strip); ++k) {
+                    const int64_t c = strip + k;
+                    row[k] = c < sample.channels ? out[c * kColumns + n] : T(0);
+                }
+            }
         }
     });
 }

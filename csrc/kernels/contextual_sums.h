@@ -47,13 +47,40 @@ double exponentials(const Rows<T>& rows, int64_t row, int64_t panels, double k, 
     return sum;
 }
 
+// Adds the products of the exponentials of a tile of rows with the target features.
+template <typename T>
+void add_products(const Sample<T>& sample, const Rows<T>& rows, int64_t row, const RowSums<T>& sums) {
+    constexpr int64_t kColumns = Rows<T>::kColumns;
+    constexpr int kSize = Vec<T>::size;
+    // Panels at a time: many, so that the sums are seldom loaded and stored.
+    constexpr int kMost = 64;
+    using V = Vec<T>;
+    Stretch<T> stretches[kMost];
+    int count = 0;
+    const auto add = [&] {
+        product<kTileRows>(stretches, count, kColumns, 1, [&](int64_t c) { return sample.target_strip(0, c); },
+                           sums.features + row * sample.stride, sample.stride);
+        count = 0;
+    };
+    for (int64_t panel = 0; panel < sample.panels; ++panel) {
+        const T* e = rows.at(panel, row);
+        bool any = false;
+        for (int n = 0; n < kTileRows; ++n) {
+            const V largest = max(V::load(e + n * kColumns), V::load(e + n * kColumns + kSize));
+            any |= any_greater(largest, V::all(sums.negligible[row + n]));
+        }
+        if (!any) continue;
+        stretches[count++] = {e, panel * kColumns, smaller(kColumns, sample.ny - panel * kColumns)};
+        if (count == kMost) add();
+    }
+    if (count > 0) add();
+}
+
 // The sums of every row of a slab of distances, which become exponentials.
 template <typename T>
 void find_sums(const Sample<T>& sample, const Refinement<T>& refinement, Rows<T>& rows, const T* row_min,
                const int32_t* row_min_arg, RowSums<T>& sums) {
     constexpr int64_t kColumns = Rows<T>::kColumns;
-    constexpr int kSize = Vec<T>::size;
-    using V = Vec<T>;
     for (int64_t r = 0; r < rows.padded(); ++r) {
         for (int64_t c = 0; c < sample.stride; ++c) sums.features[r * sample.stride + c] = 0;
         sums.moment[r] = 0;
@@ -72,20 +99,7 @@ void find_sums(const Sample<T>& sample, const Refinement<T>& refinement, Rows<T>
         // As many as there are columns together stay below the rounding of the sum.
         sums.negligible[r] = T(sum * (sizeof(T) == 4 ? 0x1p-24 : 0x1p-53) / double(sample.ny));
     }
-    for (int64_t panel = 0; panel < sample.panels; ++panel) {
-        const int64_t columns = smaller(kColumns, sample.ny - panel * kColumns);
-        for (int64_t r = 0; r < rows.padded(); r += kTileRows) {
-            const T* e = rows.at(panel, r);
-            bool any = false;
-            for (int n = 0; n < kTileRows; ++n) {
-                const V largest = max(V::load(e + n * kColumns), V::load(e + n * kColumns + kSize));
-                any |= any_greater(largest, V::all(sums.negligible[r + n]));
-            }
-            if (!any) continue;
-            product<kTileRows>(e, kColumns, 1, columns, sample.target_rows + panel * kColumns * sample.stride,
-                               sample.stride, sums.features + r * sample.stride);
-        }
-    }
+    for (int64_t r = 0; r < rows.padded(); r += kTileRows) add_products(sample, rows, r, sums);
 }
 
 }  // namespace pe::PE_ISA

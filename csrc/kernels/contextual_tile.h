@@ -84,11 +84,20 @@ PE_INLINE T refined_strip(const T* x, const T* y, int64_t depth, const T* bias, 
     return lowest(min(result[0], result[1]));
 }
 
-// sums[m][0 .. kVectors vectors) += sum_k coefficients[m * row_step + k * step] rows[k], for kRows m.
-//   sums: rows of `stride`; rows: rows of `stride`
+// A stretch of the terms of a product of coefficients with feature rows: `count` rows from `first` on.
+template <typename T>
+struct Stretch {
+    const T* coefficients;
+    int64_t first;
+    int64_t count;
+};
+
+// sums[m] += sum_k coefficients[m * row_step + k * step] rows[first + k], for kRows m, over all terms of the
+// stretches.
+//   rows: strips of kVectors vectors; sums: rows of `stride`
 template <int kRows, int kVectors, typename T>
-PE_INLINE void product_tile(const T* coefficients, int64_t row_step, int64_t step, int64_t count,
-                            const T* rows, int64_t stride, T* sums) {
+PE_INLINE void product_tile(const Stretch<T>* stretches, int stretch_count, int64_t row_step, int64_t step,
+                            const T* rows, T* sums, int64_t stride) {
     constexpr int kSize = Vec<T>::size;
     using V = Vec<T>;
     V acc[kRows][kVectors];
@@ -97,15 +106,19 @@ PE_INLINE void product_tile(const T* coefficients, int64_t row_step, int64_t ste
 #pragma GCC unroll 2
         for (int n = 0; n < kVectors; ++n) acc[m][n] = V::load(sums + m * stride + n * kSize);
     }
-    for (int64_t k = 0; k < count; ++k) {
-        V row[kVectors];
+    for (const Stretch<T>* stretch = stretches; stretch < stretches + stretch_count; ++stretch) {
+        const T* coefficients = stretch->coefficients;
+        const T* first = rows + stretch->first * kVectors * kSize;
+        for (int64_t k = 0; k < stretch->count; ++k) {
+            V row[kVectors];
 #pragma GCC unroll 2
-        for (int n = 0; n < kVectors; ++n) row[n] = V::load(rows + k * stride + n * kSize);
+            for (int n = 0; n < kVectors; ++n) row[n] = V::load(first + (k * kVectors + n) * kSize);
 #pragma GCC unroll 16
-        for (int m = 0; m < kRows; ++m) {
-            const V coefficient = V::all(coefficients[m * row_step + k * step]);
+            for (int m = 0; m < kRows; ++m) {
+                const V coefficient = V::all(coefficients[m * row_step + k * step]);
 #pragma GCC unroll 2
-            for (int n = 0; n < kVectors; ++n) acc[m][n] = fma(coefficient, row[n], acc[m][n]);
+                for (int n = 0; n < kVectors; ++n) acc[m][n] = fma(coefficient, row[n], acc[m][n]);
+            }
         }
     }
 #pragma GCC unroll 16
@@ -115,16 +128,19 @@ PE_INLINE void product_tile(const T* coefficients, int64_t row_step, int64_t ste
     }
 }
 
-// The same over all of a row, `stride` elements: a multiple of Vec::size.
-template <int kRows, typename T>
-PE_INLINE void product(const T* coefficients, int64_t row_step, int64_t step, int64_t count, const T* rows,
-                       int64_t stride, T* sums) {
+// The same over all of a row: `stride` elements, whole vectors.
+//   rows: strip(c), the strips of two vectors from channel c on, the last of which may be one vector
+template <int kRows, typename T, typename Strip>
+PE_INLINE void product(const Stretch<T>* stretches, int stretch_count, int64_t row_step, int64_t step,
+                       const Strip& strip, T* sums, int64_t stride) {
     constexpr int kSize = Vec<T>::size;
     int64_t c = 0;
     for (; c + 2 * kSize <= stride; c += 2 * kSize) {
-        product_tile<kRows, 2>(coefficients, row_step, step, count, rows + c, stride, sums + c);
+        product_tile<kRows, 2>(stretches, stretch_count, row_step, step, strip(c), sums + c, stride);
     }
-    if (c < stride) product_tile<kRows, 1>(coefficients, row_step, step, count, rows + c, stride, sums + c);
+    if (c < stride) {
+        product_tile<kRows, 1>(stretches, stretch_count, row_step, step, strip(c), sums + c, stride);
+    }
 }
 
 }  // namespace pe::PE_ISA
