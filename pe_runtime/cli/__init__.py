@@ -13,6 +13,8 @@ import click
 from pe_runtime import __version__
 
 _COMMANDS = ("taps", "score", "export", "describe", "gate", "demo")
+#: Commands whose module is not called like them.
+_MODULES = {"export": "export_group"}
 
 
 class _LazyGroup(click.Group):
@@ -22,14 +24,15 @@ class _LazyGroup(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"pe_runtime.cli.{name}").command
+        module = importlib.import_module(f"pe_runtime.cli.{_MODULES.get(name, name)}")
+        command: click.Command = module.command
         return command
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pe-runtime")
 def cli() -> None:
-    """Perceptual-efficacy scores, perceptual metrics, their ONNX export, and an image-quality gate."""
+    """Perceptual-efficacy scores, perceptual metrics, their export, and an image-quality gate."""
 
 
 def main(arguments: list[str] | None = None) -> None:
