@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pe_runtime.losses import TotalLoss as TotalLoss
     from pe_runtime.metrics import LPIPS as LPIPS
     from pe_runtime.metrics import FeatureDistance as FeatureDistance
+    from pe_runtime.ort import open_session as open_session
+    from pe_runtime.ort import ort_library_path as ort_library_path
     from pe_runtime.profiles import Profile as Profile
     from pe_runtime.stimuli import Stimulus as Stimulus
     from pe_runtime.tuning import score_channels as score_channels
@@ -35,6 +37,8 @@ _HOMES = {
     "Stimulus": "pe_runtime.stimuli",
     "TotalLoss": "pe_runtime.losses",
     "export": "pe_runtime.exporters",
+    "open_session": "pe_runtime.ort",
+    "ort_library_path": "pe_runtime.ort",
     "score_channels": "pe_runtime.tuning",
 }
 

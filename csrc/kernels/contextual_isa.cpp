@@ -208,14 +208,23 @@ size_t forward(const ContextualProblem& problem, const Features& source, const F
                              with_sums ? static_cast<T*>(statistics.row_sums) +
                                              b * sample.nx * (sample.channels + 1)
                                        : nullptr};
-        for (int task = 0; task < tasks; ++task) maxima[task].clear(sample.panels * Sample<T>::kColumns);
+        for (int task = 0; task < tasks; ++task) rows[task].count = 0;
         parallel_for(pool, slabs, [&](int64_t slab, int task) {
             Rows<T>& own = rows[task];
+            if (own.count == 0) maxima[task].clear(sample.panels * Sample<T>::kColumns);
             own.count = smaller(capacity, sample.nx - slab * capacity);
             for (int64_t r = 0; r < own.count; ++r) own.index[r] = int32_t(slab * capacity + r);
             forward_rows(sample, refinement, own, maxima[task], sums[task], out);
         });
-        finish(sample, problem, maxima, tasks, out);
+        // There may be more tasks than threads: those that found nothing to do cost nothing.
+        int used = 0;
+        for (int task = 0; task < tasks; ++task) {
+            if (rows[task].count == 0) continue;
+            const Maxima<T> own = maxima[task];
+            maxima[task] = maxima[used];
+            maxima[used++] = own;
+        }
+        finish(sample, problem, maxima, used, out);
     }
     return 0;
 }

@@ -1,7 +1,6 @@
 #include "adapter.h"
 
 #include <atomic>
-#include <limits>
 
 namespace pe::torch_adapter {
 namespace {
@@ -21,23 +20,19 @@ Layout layout_of(const Tensor& features) {
 
 const char* type_name(ScalarType type) { return torch::headeronly::toString(type); }
 
-}  // namespace
-
-int choose(const std::string& value, const char* name, std::initializer_list<const char*> choices) {
-    int index = 0;
-    std::string listed;
-    for (const char* choice : choices) {
-        if (value == choice) return index;
-        listed += std::string(index++ == 0 ? "'" : ", '") + choice + "'";
-    }
-    check(false, name, ": expected one of ", listed, ", got '", value, "'");
-    return -1;
+void check_storage(const Tensor& features, const char* name) {
+    const ScalarType type = features.scalar_type();
+    check(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+              type == ScalarType::BFloat16,
+          name, ": expected features in float32, float64, float16 or bfloat16, got ", type_name(type));
+    check(features.is_cpu(), name, ": expected features on the CPU");
 }
 
-std::string shape_text(const Tensor& tensor) {
-    std::string text = "(";
-    for (int64_t size : tensor.sizes()) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-    return text + ")";
+}  // namespace
+
+Shape shape_of(const Tensor& tensor) {
+    const auto sizes = tensor.sizes();
+    return Shape(sizes.begin(), sizes.end());
 }
 
 Type type_of(const Tensor& features) {
@@ -57,27 +52,11 @@ ScalarType result_type(const Tensor& features) {
     return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-void check_features(const Tensor& features, const char* name) {
-    const ScalarType type = features.scalar_type();
-    check(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
-              type == ScalarType::BFloat16,
-          name, ": expected features in float32, float64, float16 or bfloat16, got ", type_name(type));
-    check(features.is_cpu(), name, ": expected features on the CPU");
-    check(features.dim() == 4 && features.numel() > 0, name,
-          ": expected a non-empty shape (B, C, H, W), got ", shape_text(features));
-    check(features.size(2) * features.size(3) <= std::numeric_limits<int32_t>::max(), name,
-          ": expected less than 2^31 positions, got shape ", shape_text(features));
-}
-
 void check_pair(const Tensor& first, const Tensor& second, const char* first_name, const char* second_name,
                 bool same_size) {
-    check_features(first, first_name);
-    check_features(second, second_name);
-    bool same = first.size(0) == second.size(0) && first.size(1) == second.size(1);
-    if (same_size) same = same && first.size(2) == second.size(2) && first.size(3) == second.size(3);
-    check(same, first_name, " and ", second_name, ": expected the same ",
-          same_size ? "shape" : "batch size and channels", ", got ", shape_text(first), " and ",
-          shape_text(second));
+    check_storage(first, first_name);
+    check_storage(second, second_name);
+    pe::check_pair(shape_of(first), shape_of(second), first_name, second_name, same_size);
     check(first.scalar_type() == second.scalar_type(), first_name, " and ", second_name,
           ": expected one type, got ", type_name(first.scalar_type()), " and ",
           type_name(second.scalar_type()));
@@ -91,7 +70,7 @@ Tensor checked(const Tensor& tensor, const char* name, std::initializer_list<int
     std::string expected;
     for (int64_t size : shape) expected += (expected.empty() ? "" : ", ") + std::to_string(size);
     check(fits, name, ": expected ", type_name(type), " on the CPU in shape (", expected, "), got ",
-          type_name(tensor.scalar_type()), " in shape ", shape_text(tensor));
+          type_name(tensor.scalar_type()), " in shape ", shape_text(shape_of(tensor)));
     return torch::stable::contiguous(tensor);
 }
 
@@ -121,17 +100,10 @@ ChannelConstants::ChannelConstants(const std::optional<Tensor>& channels,
         check(channels->is_cpu() && channels->scalar_type() == ScalarType::Long && channels->dim() == 1 &&
                   channels->numel() > 0,
               "channels: expected int64 on the CPU in shape (K,), K > 0, got ",
-              type_name(channels->scalar_type()), " in shape ", shape_text(*channels));
+              type_name(channels->scalar_type()), " in shape ", shape_text(shape_of(*channels)));
         indices_ = torch::stable::contiguous(*channels);
         count_ = indices_->numel();
-        const int64_t* indices = indices_->const_data_ptr<int64_t>();
-        std::vector<bool> seen(available);
-        for (int64_t k = 0; k < count_; ++k) {
-            check(0 <= indices[k] && indices[k] < available, "channels: expected numbers from 0 to ",
-                  available - 1, ", got ", indices[k]);
-            check(!seen[indices[k]], "channels: expected each number once, got ", indices[k], " twice");
-            seen[indices[k]] = true;
-        }
+        check_channels(indices_->const_data_ptr<int64_t>(), count_, available);
     }
     if (weights) weights_ = factors(*weights, "weights", count_);
 }
@@ -144,7 +116,7 @@ Channels ChannelConstants::get() const {
 std::vector<double> factors(const Tensor& values, const char* name, int64_t count) {
     check(values.is_cpu(), name, ": expected a tensor on the CPU");
     check(values.dim() == 1 && values.size(0) == count, name, ": expected one for each of ", count,
-          " channels, got shape ", shape_text(values));
+          " channels, got shape ", shape_text(shape_of(values)));
     const Tensor wide = torch::stable::contiguous(torch::stable::to(values, ScalarType::Double));
     const double* data = wide.const_data_ptr<double>();
     return {data, data + count};

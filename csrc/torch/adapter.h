@@ -7,31 +7,17 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "common.h"
+#include "arguments.h"
 
 namespace pe::torch_adapter {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// torch turns it into a RuntimeError (C++: whatever the caller of the operator catches).
-template <typename... Parts>
-void check(bool fine, const Parts&... parts) {
-    if (fine) return;
-    std::ostringstream message;
-    (message << ... << parts);
-    throw std::runtime_error(message.str());
-}
-
-// The index of value among the choices of an argument.
-int choose(const std::string& value, const char* name, std::initializer_list<const char*> choices);
-
-std::string shape_text(const Tensor& tensor);
+Shape shape_of(const Tensor& tensor);
 
 // Type of the elements of features; the caller has checked them.
 Type type_of(const Tensor& features);
@@ -39,10 +25,9 @@ Type type_of(const Tensor& features);
 // What losses and statistics of such features are: float64 for float64, else float32.
 ScalarType result_type(const Tensor& features);
 
-// Refuses anything but (B, C, H, W) that is not empty, on the CPU, of a type that the kernels read.
-void check_features(const Tensor& features, const char* name);
-
-// Refuses two feature maps of different batch, channels or type, or, with same_size, of different size.
+// Refuses anything but two feature maps on the CPU, of one type that the kernels read, whose shapes fit: see
+// check_pair() of shapes. torch turns errors into a RuntimeError (C++: whatever the caller of the operator
+// catches).
 void check_pair(const Tensor& first, const Tensor& second, const char* first_name, const char* second_name,
                 bool same_size);
 

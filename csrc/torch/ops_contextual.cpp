@@ -1,7 +1,6 @@
 // pe_runtime::contextual and its gradient on the CPU. Schemas are in ops_library.cpp.
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
 #include <tuple>
 
 #include "adapter.h"
@@ -18,13 +17,6 @@ struct ContextualCall {
                    double eps_log)
         : constants((check_pair(source, target, "source", "target", false), channels), weights,
                     source.size(1)) {
-        check(std::isfinite(bandwidth) && bandwidth > 0, "bandwidth: expected a finite number above 0, got ",
-              bandwidth);
-        check(std::isfinite(spatial_weight) && spatial_weight >= 0,
-              "spatial_weight: expected a finite number >= 0, got ", spatial_weight);
-        check(std::isfinite(eps) && eps > 0, "eps: expected a finite number above 0, got ", eps);
-        check(std::isfinite(eps_log) && eps_log >= 0, "eps_log: expected a finite number >= 0, got ",
-              eps_log);
         problem.batch = source.size(0);
         problem.source_height = source.size(2);
         problem.source_width = source.size(3);
@@ -39,6 +31,7 @@ struct ContextualCall {
         problem.eps = eps;
         problem.eps_log = eps_log;
         problem.spatial_weight = spatial_weight;
+        check_numbers(problem);
     }
 
     ChannelConstants constants;

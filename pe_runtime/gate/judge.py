@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pe_runtime.gate.images import Image, as_float, read_image
 from pe_runtime.gate.metric_file import MetricFile, read_metric
+from pe_runtime.ort import DOMAIN, open_session
 
 #: A score this far below 0 is a rounding error of float32 and counts as 0; one further below is refused.
 ROUNDING = 1e-6
@@ -76,7 +76,10 @@ class Judge:
         if maps and not self.metric.has_map:
             raise ValueError(f"{self.metric.path}: expected a metric with an output map, got one without")
         self._outputs = ["score", "map"] if maps else ["score"]
-        self._session = _open_session(self.metric, threads, provider)
+        fused = "auto" if DOMAIN in self.metric.opsets else False
+        self._session = open_session(
+            self.metric.data, threads=threads, provider=provider, fused=fused, name=str(self.metric.path)
+        )
 
     def score(
         self,
@@ -143,38 +146,6 @@ def _checked_threshold(threshold: float | None, metric: MetricFile) -> float:
     if not math.isfinite(threshold) or threshold < 0:
         raise ValueError(f"threshold: expected a finite number >= 0, got {threshold}")
     return float(threshold)
-
-
-def _open_session(metric: MetricFile, threads: int, provider: str) -> Any:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "onnxruntime: expected to be installed, by pip install 'pe_runtime[cpu]' or 'pe_runtime[gpu]'"
-        ) from None
-    suffix = "ExecutionProvider"
-    available = {name.removesuffix(suffix).lower(): name for name in onnxruntime.get_available_providers()}
-    name = available.get(provider.removesuffix(suffix).lower())
-    if name is None:
-        raise ValueError(f"provider: expected one of {', '.join(map(repr, available))}, got {provider!r}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # failures are raised; the log would repeat them on standard error
-    options.enable_mem_pattern = False  # image sizes vary, and a plan is kept for each size
-    # TF32 rounds to 10 bits, which would tie the score to the device.
-    settings = {"use_tf32": "0"} if name == "CUDAExecutionProvider" else {}
-    try:
-        session = onnxruntime.InferenceSession(
-            metric.data, options, providers=[(name, settings)], enable_fallback=0
-        )
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise ValueError(
-            f"{metric.path}: expected a graph that ONNX Runtime loads: {_one_line(error)}"
-        ) from error
-    if name not in session.get_providers():
-        raise ValueError(f"provider: expected one that works on this machine, got {provider!r}")
-    session.disable_fallback()
-    return session
 
 
 def _pixels(image: Image | np.ndarray | str | os.PathLike[str], name: str) -> np.ndarray:

@@ -1,0 +1,167 @@
+#include "adapter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <thread>
+
+namespace pe::ort_adapter {
+
+double Node::number(const char* name, double absent) const {
+    float value = 0;
+    if (succeeded(api_, api_.KernelInfoGetAttribute_float(info_, name, &value))) return value;
+    check_absent(name, "a floating-point number");
+    return absent;
+}
+
+std::string Node::text(const char* name, const std::string& absent) const {
+    size_t size = 0;  // with the final 0
+    if (!succeeded(api_, api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size))) {
+        check_absent(name, "a string");
+        return absent;
+    }
+    std::string value(size, '\0');
+    check_status(api_, api_.KernelInfoGetAttribute_string(info_, name, value.data(), &size));
+    value.resize(size - 1);
+    return value;
+}
+
+// ONNX Runtime's failure does not say whether there is no such attribute or one of another type.
+void Node::check_absent(const char* name, const char* expected) const {
+    int64_t integer = 0;
+    float number = 0;
+    size_t size = 0;
+    const bool exists =
+        succeeded(api_, api_.KernelInfoGetAttribute_int64(info_, name, &integer)) ||
+        succeeded(api_, api_.KernelInfoGetAttribute_float(info_, name, &number)) ||
+        succeeded(api_, api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size)) ||
+        succeeded(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &size)) ||
+        succeeded(api_, api_.KernelInfoGetAttributeArray_float(info_, name, nullptr, &size));
+    check(!exists, name, ": expected ", expected, ", got an attribute of another type");
+}
+
+OrtAllocator* Node::allocator() const {
+    OrtAllocator* allocator = nullptr;
+    check_status(api_, api_.KernelInfoGetAllocator(info_, OrtMemTypeDefault, &allocator));
+    return allocator;
+}
+
+Resources::Resources(const Node& node)
+    : api(node.api()),
+      allocator(node.allocator()),
+      tasks(std::max(1, int(std::thread::hardware_concurrency()))) {}
+
+Run::Run(const Resources& resources, OrtKernelContext* context) : resources_(resources), context_(context) {
+    check_status(resources_.api, resources_.api.KernelContext_GetInputCount(context_, &inputs_));
+    check_status(resources_.api, resources_.api.KernelContext_GetOutputCount(context_, &outputs_));
+}
+
+std::optional<Tensor> Run::input(size_t index) const {
+    const OrtApi& api = resources_.api;
+    const OrtValue* value = nullptr;
+    if (index < inputs_) check_status(api, api.KernelContext_GetInput(context_, index, &value));
+    if (value == nullptr) return std::nullopt;
+
+    OrtTensorTypeAndShapeInfo* info = nullptr;
+    check_status(api, api.GetTensorTypeAndShape(value, &info));
+    const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)> owner(
+        info, api.ReleaseTensorTypeAndShapeInfo);
+    Tensor tensor{};
+    size_t rank = 0;
+    check_status(api, api.GetTensorElementType(info, &tensor.type));
+    check_status(api, api.GetDimensionsCount(info, &rank));
+    tensor.shape.resize(rank);
+    check_status(api, api.GetDimensions(info, tensor.shape.data(), rank));
+    // The interface has no reading access.
+    void* data = nullptr;
+    check_status(api, api.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
+    tensor.data = data;
+    return tensor;
+}
+
+Tensor Run::required(size_t index, const char* name) const {
+    std::optional<Tensor> tensor = input(index);
+    check(tensor.has_value(), name, ": expected an input, got none");
+    return *std::move(tensor);
+}
+
+void* Run::output(size_t index, const Shape& shape) const {
+    const OrtApi& api = resources_.api;
+    OrtValue* value = nullptr;
+    if (index < outputs_) {
+        check_status(api, api.KernelContext_GetOutput(context_, index, shape.data(), shape.size(), &value));
+    }
+    void* data = nullptr;
+    if (value != nullptr) check_status(api, api.GetTensorMutableData(value, &data));
+    return data;
+}
+
+void Run::run_tasks(void* context, int tasks, void (*body)(void*, int), void* argument) {
+    struct Call {
+        void (*body)(void*, int);
+        void* argument;
+    } call{body, argument};
+    const auto run = [](void* data, size_t task) {
+        const Call& call = *static_cast<const Call*>(data);
+        call.body(call.argument, int(task));
+    };
+    auto& threads = *static_cast<Threads*>(context);
+    // Whoever is free takes the next: with batches a thread would be given its part beforehand.
+    constexpr size_t kNoBatches = 0;
+    OrtStatus* error =
+        threads.api.KernelContext_ParallelFor(threads.context, run, size_t(tasks), kNoBatches, &call);
+    // Kernels pass no exceptions on.
+    if (threads.error == nullptr) {
+        threads.error = error;
+    } else if (error != nullptr) {
+        threads.api.ReleaseStatus(error);
+    }
+}
+
+Workspace::Workspace(const Resources& resources, const std::vector<size_t>& bytes)
+    : allocator_(resources.allocator) {
+    const auto aligned = [](uintptr_t size) {
+        return (size + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
+    };
+    size_t total = kWorkspaceAlignment;
+    for (size_t size : bytes) total += aligned(size);
+    parts_.reserve(bytes.size());
+    memory_ = allocator_->Alloc(allocator_, total);
+    if (memory_ == nullptr) throw std::bad_alloc();
+    uintptr_t next = aligned(reinterpret_cast<uintptr_t>(memory_));
+    for (size_t size : bytes) {
+        parts_.push_back(reinterpret_cast<void*>(next));
+        next += aligned(size);
+    }
+}
+
+ChannelConstants::ChannelConstants(const std::optional<Tensor>& channels,
+                                   const std::optional<Tensor>& factors, const char* factors_name,
+                                   int64_t available)
+    : count_(available) {
+    if (channels) {
+        check(channels->shape.size() == 1 && channels->shape[0] > 0,
+              "channels: expected shape (K,), K > 0, got ", shape_text(channels->shape));
+        count_ = channels->shape[0];
+        indices_ = static_cast<const int64_t*>(channels->data);
+        check_channels(indices_, count_, available);
+    }
+    if (factors) {
+        check(factors->shape == Shape{count_}, factors_name, ": expected one for each of ", count_,
+              " channels, got shape ", shape_text(factors->shape));
+        const float* data = static_cast<const float*>(factors->data);
+        factors_.emplace(data, data + count_);
+        for (double factor : *factors_) {
+            check(std::isfinite(factor) && factor >= 0, factors_name, ": expected finite numbers >= 0, got ",
+                  factor);
+        }
+    }
+}
+
+Features features_of(const Tensor& tensor) {
+    const int64_t positions = tensor.shape[2] * tensor.shape[3];
+    return {tensor.data, {tensor.shape[1] * positions, positions, 1}};
+}
+
+}  // namespace pe::ort_adapter

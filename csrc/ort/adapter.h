@@ -1,0 +1,127 @@
+// What the operators share: inputs, outputs, attributes, memory and threads of ONNX Runtime, in terms of the
+// kernels.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "api.h"
+#include "common.h"
+
+namespace pe::ort_adapter {
+
+struct Tensor {
+    ONNXTensorElementDataType type;
+    Shape shape;
+    const void* data;
+};
+
+// The node that a kernel is made for.
+class Node {
+  public:
+    Node(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
+
+    const OrtApi& api() const { return api_; }
+    // Attributes, or the default where the node has none of that name. One of another type is refused.
+    double number(const char* name, double absent) const;
+    std::string text(const char* name, const std::string& absent) const;
+    // Of the session's arena. The caller releases it.
+    OrtAllocator* allocator() const;
+
+  private:
+    void check_absent(const char* name, const char* expected) const;
+
+    const OrtApi& api_;
+    const OrtKernelInfo* info_;
+};
+
+// What the runs of a node need.
+class Resources {
+  public:
+    explicit Resources(const Node& node);
+    Resources(const Resources&) = delete;
+    Resources& operator=(const Resources&) = delete;
+    ~Resources() { api.ReleaseAllocator(allocator); }
+
+    const OrtApi& api;
+    OrtAllocator* const allocator;
+    // That a kernel may cut its work into: one for each processor. ONNX Runtime does not say how many threads
+    // the session has; where it has fewer, some of them take several tasks.
+    const int tasks;
+};
+
+// One run of a node.
+class Run {
+  public:
+    Run(const Resources& resources, OrtKernelContext* context);
+
+    const Resources& resources() const { return resources_; }
+    // Nothing where the node has no such input.
+    std::optional<Tensor> input(size_t index) const;
+    // name: what errors call it.
+    Tensor required(size_t index, const char* name) const;
+    // Memory of an output; null where the node has no such output.
+    void* output(size_t index, const Shape& shape) const;
+
+    // Calls kernel(pool), whose tasks run on the session's threads.
+    template <typename Kernel>
+    void on_session_threads(const Kernel& kernel) const {
+        Threads threads{resources_.api, context_, nullptr};
+        kernel(Pool{resources_.tasks, &Run::run_tasks, &threads});
+        check_status(resources_.api, threads.error);
+    }
+
+  private:
+    struct Threads {
+        const OrtApi& api;
+        const OrtKernelContext* context;
+        OrtStatus* error;  // the first
+    };
+    static void run_tasks(void* threads, int tasks, void (*body)(void*, int), void* argument);
+
+    const Resources& resources_;
+    OrtKernelContext* context_;
+    size_t inputs_ = 0, outputs_ = 0;
+};
+
+// Memory of the session's arena in parts, each aligned as kernels want it.
+class Workspace {
+  public:
+    Workspace(const Resources& resources, const std::vector<size_t>& bytes);
+    Workspace(const Workspace&) = delete;
+    Workspace& operator=(const Workspace&) = delete;
+    ~Workspace() { allocator_->Free(allocator_, memory_); }
+
+    template <typename T = void>
+    T* part(size_t index) const {
+        return static_cast<T*>(parts_[index]);
+    }
+
+  private:
+    OrtAllocator* allocator_;
+    void* memory_;
+    std::vector<void*> parts_;
+};
+
+// Selected channels and a factor for each. The indices are read where they lie.
+class ChannelConstants {
+  public:
+    // available: channels of the features. factors_name: what errors call the factors.
+    ChannelConstants(const std::optional<Tensor>& channels, const std::optional<Tensor>& factors,
+                     const char* factors_name, int64_t available);
+
+    int64_t count() const { return count_; }
+    const int64_t* indices() const { return indices_; }
+    const double* factors() const { return factors_ ? factors_->data() : nullptr; }
+
+  private:
+    int64_t count_;
+    const int64_t* indices_ = nullptr;
+    std::optional<std::vector<double>> factors_;
+};
+
+// (B, C, H, W) in NCHW, as ONNX has it.
+Features features_of(const Tensor& tensor);
+
+}  // namespace pe::ort_adapter
