@@ -30,6 +30,9 @@ fi
 
 say "Installing pinned dependencies (PyTorch is the bulk of it: some GB to download the first time)"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement requirements/dev.txt
+say "Fetching the headers of ONNX Runtime, for the library of its operators"
+scripts/onnxruntime_headers.sh "$folder/include/onnxruntime" ||
+    echo "Going on without: exported files with fused operators will run their standard operators"
 say "Building and installing pe_runtime"
 "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 touch "$folder/.installed"

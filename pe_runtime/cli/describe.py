@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from pe_runtime.cli.torch_files import is_archive, read_archive
 from pe_runtime.gate.metric_file import METADATA_KEY, parse_metadata, read_metric
 from pe_runtime.gate.report import printable
 
@@ -19,9 +20,9 @@ from pe_runtime.gate.report import printable
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(file: Path, as_json: bool) -> None:
-    """Print what FILE, a metric (.onnx) or a profile (.safetensors), says of itself.
+    """Print what FILE, a metric (.onnx, .pt, .pt2) or a profile (.safetensors), says of itself.
 
-    Neither is run, and torch is not needed. Which of the two it is shows from its content.
+    Nothing is run, and torch is not needed. What it is shows from its content.
 
     \b
     Example:
@@ -39,13 +40,15 @@ def command(file: Path, as_json: bool) -> None:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """The metadata, inputs and outputs of a metric, or the metadata and tensors of a profile, JSON-able.
+    """The metadata of a metric (with inputs and outputs, if ONNX) or of a profile (with tensors), JSON-able.
 
     Raises:
-        ValueError: neither an ONNX nor a safetensors file, or a damaged one.
+        ValueError: no ONNX, torch or safetensors file, or a damaged one.
         OSError: the file cannot be read.
     """
-    return _describe_profile(path) if _is_safetensors(path) else _describe_metric(path)
+    if _is_safetensors(path):
+        return _describe_profile(path)
+    return _describe_archive(path) if is_archive(path) else _describe_metric(path)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -63,11 +66,24 @@ def _describe_metric(path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "kind": "metric",
+        "format": "ONNX",
         "sha256": metric.sha256,
         "bytes": len(metric.data),
         "opsets": metric.opsets,
         **values,
         "metadata": metric.metadata,
+    }
+
+
+def _describe_archive(path: Path) -> dict[str, Any]:
+    kind, metadata = read_archive(path)
+    return {
+        "file": str(path),
+        "kind": "metric",
+        "format": kind,
+        "sha256": _sha256(path),
+        "bytes": path.stat().st_size,
+        "metadata": metadata,
     }
 
 
@@ -87,11 +103,19 @@ def _describe_profile(path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "kind": "profile",
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": _sha256(path),
         "bytes": path.stat().st_size,
         "tensors": described,
         "metadata": parse_metadata(texts[METADATA_KEY], path) if METADATA_KEY in texts else None,
     }
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _rows(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`pe-runtime export`: a metric as a file that ONNX Runtime scores with."""
+"""`pe-runtime export`: a metric as a file that ONNX Runtime or torch scores with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pe_runtime.cli.options import channel_numbers
+from pe_runtime.gate.metric_file import read_metric
 
 if TYPE_CHECKING:
     from pe_runtime.channels import ChannelSet
@@ -61,7 +62,13 @@ _SCORES = click.Choice(["pe", "mu1", "mu2", "pe_gain_normalised"])
 
 @click.command(name="export")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write, .onnx.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File to write: .onnx, .pt (TorchScript) or .pt2 (torch.export).",
+)
 @click.option(
     "--metric",
     type=click.Choice(["distance", "lpips", "contextual"]),
@@ -90,10 +97,34 @@ _SCORES = click.Choice(["pe", "mu1", "mu2", "pe_gain_normalised"])
 @click.option("--spatial-weight", type=float, default=0.0, help="Likewise, of the bilateral variant.")
 @click.option("--symmetric", is_flag=True, help="Likewise, in both directions.")
 @click.option("--input", type=click.Choice(["float32", "uint8"]), default="float32", show_default=True)
-@click.option("--map", "with_map", is_flag=True, help="Give the graph a second output, a difference map.")
+@click.option("--map", "with_map", is_flag=True, help="Also give a difference map.")
+@click.option("--verdict", is_flag=True, help="Also give whether the score passes; needs --threshold.")
 @click.option("--threshold", type=float, help="Largest score that passes; the gate's default.")
-@click.option("--opset", type=click.IntRange(18, 21), default=18, show_default=True)
-@click.option("--no-verify", is_flag=True, help="Do not compare with eager in ONNX Runtime.")
+@click.option(
+    "--fused/--no-fused",
+    default=None,
+    help="Use the project's own operators.  [default: not in .onnx; in .pt, .pt2 where they are there]",
+)
+@click.option("--compiled", is_flag=True, help=".pt2: machine code, by AOTInductor.")
+@click.option("--opset", type=click.IntRange(18, 21), help=".onnx: version of the operators.  [default: 18]")
+@click.option(
+    "--block-rows",
+    type=click.IntRange(min=1),
+    help=".onnx: rows that the contextual loss compares at once.  [default: 64]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Of the backbone's weights; int8, for .onnx, computes in it too.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of photographs, for int8.",
+)
+@click.option("--no-verify", is_flag=True, help="Do not compare the file's scores with eager.")
 def command(
     sources: tuple[str, ...],
     output: Path,
@@ -114,11 +145,17 @@ def command(
     symmetric: bool,
     input: str,
     with_map: bool,
+    verdict: bool,
     threshold: float | None,
-    opset: int,
+    fused: bool | None,
+    compiled: bool,
+    opset: int | None,
+    block_rows: int | None,
+    precision: str,
+    calibration: Path | None,
     no_verify: bool,
 ) -> None:
-    """Write a metric as an ONNX graph of standard operators.
+    """Write a metric as a file for ONNX Runtime (.onnx), libtorch (.pt) or torch.export (.pt2).
 
     SOURCE is a profile (or several of one backbone, a tap each), or the name of a backbone. With --metric
     lpips, `squeeze`, `alex` and `vgg` are the metrics of the lpips package.
@@ -127,6 +164,7 @@ def command(
     Example:
       pe-runtime export profile.safetensors --top 10 --metric distance -o metric.onnx
       pe-runtime export gabor --map --threshold 0.1 -o gabor.onnx
+      pe-runtime export vgg16 --tap relu2_2 --metric contextual --fused -o contextual.onnx
     """
     selection = Selection(top, bottom, random, channel_numbers(channels), seed, score, weights)
     contextual = {
@@ -136,13 +174,41 @@ def command(
         "spatial_weight": spatial_weight,
         "symmetric": symmetric,
     }
+    of_one_format = {
+        "opset": opset,
+        "block_rows": block_rows,
+        "calibration": calibration,
+        "compiled": compiled or None,
+    }
     from pe_runtime.exporters import export
 
     built = build_metric(sources, metric, selection, taps, backbone_weights, contextual)
-    export(built, output, input=input, map=with_map, threshold=threshold, opset=opset, verify=not no_verify)
+    export(
+        built,
+        output,
+        input=input,
+        map=with_map,
+        verdict=verdict,
+        threshold=threshold,
+        fused=fused,
+        precision=precision,
+        verify=not no_verify,
+        **{name: value for name, value in of_one_format.items() if value is not None},
+    )
     size = output.stat().st_size
     click.echo(
         f"{output}: {metric} on {built.backbone.name}, {', '.join(built.backbone.taps)}; {size:,} bytes"
+    )
+    if precision == "int8":
+        click.echo(_drift(output))
+
+
+def _drift(path: Path) -> str:
+    """What quantisation does to the scores, in words."""
+    about = (read_metric(path).metadata or {})["calibration"]
+    return (
+        f"int8 against float32 on {about['pairs']} pairs of photographs: scores differ by "
+        f"{about['median_drift']:.2%} (median), {about['largest_drift']:.2%} (largest)"
     )
 
 

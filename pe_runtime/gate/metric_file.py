@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import onnx
 
 METADATA_KEY = "pe_runtime"
+DOMAIN = "pe_runtime"
 FORMAT = 1
 
 #: protobuf's limit; a larger model would have its weights in other files.
@@ -58,6 +59,11 @@ class MetricFile:
         return "map" in self.outputs
 
     @property
+    def fused(self) -> bool:
+        """Whether it has nodes of the project's own operators."""
+        return DOMAIN in self.opsets
+
+    @property
     def threshold(self) -> float | None:
         """The largest passing score that it was exported with, if any."""
         value = (self.metadata or {}).get("threshold")
@@ -83,6 +89,8 @@ class MetricFile:
         self._check_value("score", self.outputs["score"], "float32", (None,))
         if self.has_map:
             self._check_value("map", self.outputs["map"], "float32", (None, 1, None, None))
+        if "verdict" in self.outputs:
+            self._check_value("verdict", self.outputs["verdict"], "bool", (None,))
 
     def _check_metadata(self) -> None:
         if self.metadata is None:

@@ -15,6 +15,8 @@ from pe_runtime.atomic import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+# Where scripts/make_environment.sh puts them.
+HEADERS = Path(sys.prefix, "include", "onnxruntime")
 
 
 def run_cmake(*arguments):
@@ -44,6 +46,8 @@ def test_wheel_holds_every_module_the_native_files_and_the_graph_writers(tmp_pat
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pe_runtime").rglob("*.py")}
     writers = {f"pe_runtime/exporters/{path.name}" for path in (ROOT / "export").glob("*.py")}
     data = {"VERSION", "py.typed", "_kernels.pyi", "libpe_runtime_torch.so", f"_kernels{SUFFIX}"}
+    if HEADERS.is_dir():
+        data.add("libpe_runtime_ort.so")
     assert modules | writers | {f"pe_runtime/{name}" for name in data} <= names
     foreign = ("tests/", "bench/", "export/", "csrc/", "cmake/", "include/", "lib/")
     assert not [name for name in names if name.startswith(foreign)]
@@ -71,6 +75,7 @@ def test_source_archive_holds_all_that_a_build_needs(tmp_path):
         ("PE_TORCH_ROOT=/nonexistent", "/nonexistent: expected the folder of torch 2.11 or newer"),
         ("PE_TORCH=MAYBE", "PE_TORCH: expected AUTO, ON or OFF, got MAYBE"),
         ("PE_CUDA=8", "PE_CUDA: expected AUTO, ON or OFF, got 8"),
+        ("PE_ORT=YES", "PE_ORT: expected AUTO, ON or OFF, got YES"),
     ],
 )
 def test_native_build_says_what_is_missing(tmp_path, option, message):
@@ -78,6 +83,19 @@ def test_native_build_says_what_is_missing(tmp_path, option, message):
     assert result.returncode != 0
     # CMake breaks lines where it likes.
     assert message in re.sub(r"\s+", " ", result.stderr)
+
+
+def test_library_of_onnx_runtime_needs_headers_that_are_there_and_not_old(tmp_path):
+    options = ("-D", "PE_TORCH=OFF", "-D", "PE_ORT=ON", "-D", f"ONNXRUNTIME_INCLUDE_DIR={tmp_path}")
+    result = run_cmake("-S", ROOT, "-B", tmp_path / "build", *options)
+    assert result.returncode != 0
+    assert f"{tmp_path}: expected a folder with onnxruntime_c_api.h" in re.sub(r"\s+", " ", result.stderr)
+    (tmp_path / "onnxruntime_c_api.h").write_text("#define ORT_API_VERSION 17\n")
+    result = run_cmake("-S", ROOT, "-B", tmp_path / "build", *options)
+    assert result.returncode != 0
+    assert "expected headers of ONNX Runtime 1.18 or newer, got those of 1.17" in re.sub(
+        r"\s+", " ", result.stderr
+    )
 
 
 def test_atomic_path_replaces_only_on_success(tmp_path):

@@ -1,0 +1,91 @@
+#include "files.h"
+
+#include <openssl/evp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "text.h"
+
+namespace pe::gate {
+namespace {
+
+// protobuf's limit; a larger model would have its weights in other files.
+constexpr int64_t kMaxMetricBytes = (int64_t(1) << 31) - 1;
+
+}  // namespace
+
+void write_atomically(const std::string& path, const std::function<void(const std::string&)>& write) {
+    namespace fs = std::filesystem;
+    const fs::path target(path);
+    const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
+    std::error_code error;
+    fs::create_directories(folder, error);
+    if (error) throw Error(system_error(error.value(), folder.string()));
+    std::string temporary = (folder / std::string(".").append(target.stem().string())).string();
+    temporary += ".XXXXXX" + target.extension().string();
+    const int file = mkstemps(temporary.data(), int(target.extension().string().size()));
+    if (file < 0) throw Error(system_error(errno, temporary));
+    // mkstemps makes files private (0600); what is written here is an ordinary output file.
+    const mode_t mask = umask(0);
+    umask(mask);
+    fchmod(file, 0666 & ~mask);
+    close(file);
+    try {
+        write(temporary);
+        if (std::rename(temporary.c_str(), path.c_str()) != 0) throw Error(system_error(errno, path));
+    } catch (...) {
+        unlink(temporary.c_str());
+        throw;
+    }
+}
+
+void write_text(const std::string& path, const std::string& text) {
+    write_atomically(path, [&](const std::string& temporary) {
+        std::ofstream file(temporary, std::ios::binary);
+        file << text;
+        file.close();
+        if (!file) throw Error(system_error(errno, path));
+    });
+}
+
+std::string read_metric_bytes(const std::string& path) {
+    struct stat status;
+    if (stat(path.c_str(), &status) != 0) throw Error(system_error(errno, path));
+    if (S_ISDIR(status.st_mode)) throw Error(path + ": expected an ONNX file, got a directory");
+    if (!S_ISREG(status.st_mode))
+        throw Error(path + ": expected an ONNX file, got something that is not a file");
+    if (status.st_size > kMaxMetricBytes) {
+        throw Error(path + ": expected an ONNX file of less than 2 GiB, got " +
+                    std::to_string(status.st_size) + " bytes");
+    }
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw Error(system_error(errno, path));
+    std::string data(std::size_t(status.st_size), '\0');
+    file.read(data.data(), std::streamsize(data.size()));
+    if (std::size_t(file.gcount()) != data.size()) throw Error(path + ": expected to be read whole");
+    return data;
+}
+
+std::string sha256(std::string_view data) {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned size = 0;
+    if (EVP_Digest(data.data(), data.size(), digest, &size, EVP_sha256(), nullptr) != 1) {
+        throw Error("SHA-256: expected to be available in OpenSSL");
+    }
+    std::string text;
+    for (unsigned i = 0; i < size; ++i) {
+        char hex[3];
+        std::snprintf(hex, sizeof hex, "%02x", digest[i]);
+        text += hex;
+    }
+    return text;
+}
+
+}  // namespace pe::gate
