@@ -47,9 +47,14 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python bench/backbone_cost.py
 	$(BIN)/python bench/gabor_distances.py
+	$(BIN)/python bench/contextual.py --positions 1024,4096 --channels 13,128 --batch 1
+	$(BIN)/python bench/contextual_accuracy.py
+	$(BIN)/python bench/channel_distance.py
+	$(BIN)/python bench/onnx_contextual.py --positions 4096
+	$(BIN)/python bench/exported.py --sizes 256,512 --threads 2
 
 clean:
 	rm -rf $(VENV) build pe_runtime/*.so *.egg-info demo_output .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage
 
-$(VENV)/.installed: requirements/dev.txt pyproject.toml setup.py scripts/make_environment.sh $(NATIVE)
+$(VENV)/.installed: requirements/dev.txt pyproject.toml setup.py scripts/make_environment.sh scripts/onnxruntime_headers.sh $(NATIVE)
 	@scripts/make_environment.sh $(VENV)

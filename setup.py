@@ -38,6 +38,8 @@ class CMakeBuild(build_ext):
             "PE_PYTHON": "ON",
             "PE_TESTS": "OFF",
             "PE_TORCH": "ON",
+            "PE_CAPI": "OFF",
+            "PE_GATE": "OFF",
             "PE_RELOCATABLE": "OFF" if self.editable_mode else "ON",
             **{name: os.environ[name] for name in OPTIONS if name in os.environ},
         }

@@ -173,7 +173,8 @@ def _checked_score(value: np.ndarray) -> float:
     # Written so that NaN, for which every comparison is false, is refused as well.
     if not (-ROUNDING <= score < np.inf):
         raise ValueError(f"metric: expected a finite score >= 0, got {score!s}")
-    return float(str(max(score, np.float32(0))))
+    # In this order, -0.0 becomes 0.0.
+    return float(str(max(np.float32(0), score)))
 
 
 def _checked_map(value: np.ndarray | None) -> np.ndarray | None:

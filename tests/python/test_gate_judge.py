@@ -134,8 +134,9 @@ def test_scores_that_are_none(tmp_path, offset, message):
         judge.score(*images())
 
 
-def test_a_rounding_error_below_zero_is_zero(tmp_path):
-    verdict = Judge(write_metric(tmp_path / "m.onnx", scale=0, offset=-1.2e-7), 0.0).score(*images())
+@pytest.mark.parametrize(("scale", "offset"), [(0, -1.2e-7), (-0.0, -0.0)])
+def test_a_rounding_error_below_zero_is_zero(tmp_path, scale, offset):
+    verdict = Judge(write_metric(tmp_path / "m.onnx", scale=scale, offset=offset), 0.0).score(*images())
     assert str(verdict.score) == "0.0"
     assert verdict.passed
 
