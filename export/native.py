@@ -1,4 +1,4 @@
-"""Whether a file for torch calls the native operators."""
+"""Whether a file uses the project's own operators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TORCH_PRECISIONS = ("float32", "float16")
 
 
 def uses_operators(metric: Metric, fused: bool | None) -> bool:
-    """Whether a metric is recorded with the operators of torch.
+    """Whether a metric is recorded for torch with its operators.
 
     Args:
         metric: what is exported.
@@ -21,8 +21,13 @@ def uses_operators(metric: Metric, fused: bool | None) -> bool:
     """
     if fused is False:
         return False
-    l1 = isinstance(metric, ContextualLoss) and metric.contextual.distance == "l1"
-    obstacle = "distance 'l1' has no kernel" if l1 else ops.problem()
+    obstacle = no_operator(metric) or ops.problem()
     if fused and obstacle:
         raise RuntimeError(f"fused: expected the native operators, but {obstacle}")
     return obstacle is None
+
+
+def no_operator(metric: Metric) -> str | None:
+    """Why no operator computes a metric, on any runtime; None if one does."""
+    l1 = isinstance(metric, ContextualLoss) and metric.contextual.distance == "l1"
+    return "distance 'l1' has no kernel" if l1 else None

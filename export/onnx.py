@@ -40,6 +40,7 @@ from pe_runtime.exporters.graph import (
     ScoreGraph,
     describe,
 )
+from pe_runtime.exporters.native import no_operator
 from pe_runtime.exporters.onnx_functions import add_functions
 from pe_runtime.exporters.onnx_int8 import Calibration, quantised
 from pe_runtime.exporters.onnx_tidy import merge_pools, store_half, tidy
@@ -89,7 +90,7 @@ def export_onnx(
         TypeError: not a metric.
         ValueError: an option out of its range, or one without another that it needs.
         ImportError: verify or "int8" without ONNX Runtime.
-        RuntimeError: the graph does not reproduce the eager score; nothing is written.
+        RuntimeError: fused where there is no operator; a graph that does not reproduce the eager score.
         OSError: the file cannot be written.
     """
     if opset not in OPSETS:
@@ -103,6 +104,8 @@ def export_onnx(
         raise ImportError(
             "verify: expected onnxruntime to be installed; install pe_runtime[cpu] or verify=False"
         )
+    if fused and (obstacle := no_operator(metric)):
+        raise RuntimeError(f"fused: expected a metric that has operators, but {obstacle}")
     half = precision == "float16"
     # Quantised in one batch, both images have the same ranges, and identical images a score of 0.
     together = precision == "int8"

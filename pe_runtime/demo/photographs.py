@@ -11,8 +11,8 @@ from pe_runtime.atomic import atomic_path
 from pe_runtime.demo.distortions import DISTORTIONS
 
 SIDE = 256
-"""Photographs are reduced and cut to this many pixels squared: the contextual loss in standard operators
-holds a matrix of all pairs of positions."""
+"""Photographs are reduced and cut to this many pixels squared: the contextual loss compares all
+pairs of positions, and the demonstration should be short."""
 
 _SKIMAGE = ("astronaut", "camera", "chelsea", "coffee", "rocket")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

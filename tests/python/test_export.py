@@ -71,7 +71,6 @@ PARITY = [
     ("lpips", False),
     ("contextual", False),
     ("contextual bilateral symmetric", True),
-    ("contextual l1", True),
     ("contextual l1", False),
 ]
 
@@ -260,6 +259,12 @@ def test_metric_is_not_changed(tmp_path):
     export(metric, tmp_path / "metric.onnx")
     assert all(p.dtype == torch.float64 for p in metric.parameters())
     assert torch.equal(before, metric(images(1, 40, 40).double(), images(1, 40, 40, seed=1).double()))
+
+
+def test_fused_is_refused_where_there_is_no_kernel(tmp_path):
+    with pytest.raises(RuntimeError, match=r"fused: .* distance 'l1' has no kernel"):
+        export(METRICS["contextual l1"](), tmp_path / "metric.onnx", fused=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "pt"])
