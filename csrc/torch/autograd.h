@@ -69,7 +69,8 @@ struct Contextual : torch::autograd::Function<Contextual> {
         using Signature = std::tuple<Tensor, Tensor>(
             const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const OptionalTensor&,
             const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-            const Tensor&, double, c10::string_view, c10::string_view, double, c10::string_view, double, double, bool, bool);
+            const Tensor&, double, c10::string_view, c10::string_view, double, c10::string_view, double,
+            double, bool, bool);
         static const auto operation = find("pe_runtime::contextual_backward").typed<Signature>();
         const variable_list saved = context->get_saved_variables();
         const std::vector<double> numbers = context->saved_data["numbers"].toDoubleVector();
@@ -82,7 +83,7 @@ struct Contextual : torch::autograd::Function<Contextual> {
             numbers[1], context->saved_data["form"].toStringRef(), numbers[2], numbers[3], source_needed,
             target_needed);
         return {source_needed ? source : Tensor(), target_needed ? target : Tensor(), Tensor(), Tensor(),
-                Tensor()};
+                Tensor(), Tensor()};
     }
 };
 

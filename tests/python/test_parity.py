@@ -153,7 +153,7 @@ def images(kind, batch, height, width):
     )
     pair = [(i * 255).round() for i in (reference, (reference + noise).clamp(0, 1))]
     if kind == "uint8":
-        return [i.permute(0, 2, 3, 1).to(torch.uint8).numpy() for i in pair]
+        return [i.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy() for i in pair]
     return [(i / 255).numpy() for i in pair]
 
 
