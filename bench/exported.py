@@ -142,7 +142,9 @@ def main(sizes: list[int], threads: list[int], runs: int, saving: bool, json_pat
                     for size in sizes:
                         pair = images(size)
                         with torch.inference_mode():
-                            seconds, peak = measure(lambda score=score, pair=pair: score(pair), runs)
+                            seconds, peak = measure(
+                                lambda score=score, pair=pair: score(pair), runs, cold=True
+                            )
                         row = {"threads": count, "metric": name, "runtime": runtime, "size": size}
                         rows.append({**row, "seconds": seconds, "peak_bytes": peak})
                 progress.advance(task)

@@ -117,7 +117,7 @@ def main(
                 if name == "naive" and 16 * n * n > memory * 1e9:
                     table.add_row(str(n), str(c), name, "does not fit")
                     continue
-                seconds, peak = measure(run, runs)
+                seconds, peak = measure(run, runs, cold=True)
                 own = own or seconds
                 rows.append({"N": n, "C": c, "name": name, "seconds": seconds, "peak_bytes": peak})
                 shown = f"{seconds * 1e3:.2f}", f"{seconds / own:.2f}", f"{peak / 1e6:.0f}"

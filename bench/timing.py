@@ -46,9 +46,12 @@ def _status(name: str) -> int:
     raise OSError(f"/proc/self/status: expected a line {name}")
 
 
-def measure(run: Callable[[], object], runs: int) -> tuple[float, int]:
-    """Median seconds and peak bytes of a call, warmed up by one."""
-    first = elapsed(run)
-    second: list[float] = []
-    memory = peak(lambda: second.append(elapsed(run)))
-    return (second[0] if min(first, second[0]) > LONG else median_time(run, runs)), memory
+def measure(run: Callable[[], object], runs: int, cold: bool = False) -> tuple[float, int]:
+    """Median seconds and peak bytes of a call, warmed up by one.
+
+    cold: the peak is that of the first call, for what keeps its memory from one to the next; else that of
+    the second, for what compiles in the first.
+    """
+    times: list[float] = []
+    peaks = [peak(lambda: times.append(elapsed(run))) for _ in range(2)]
+    return (times[1] if min(times) > LONG else median_time(run, runs)), peaks[0 if cold else 1]
