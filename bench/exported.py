@@ -99,9 +99,7 @@ def lpips_package(folder: Path, threads: int) -> dict[str, Scorer]:
         module = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False).eval()
         free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
         example = torch.rand(2, 3, 64, 80), torch.rand(2, 3, 64, 80)
-        program = torch.onnx.export(
-            module, example, dynamo=True, verbose=False, dynamic_shapes=(free, free, None, None)
-        )
+        program = torch.onnx.export(module, example, dynamo=True, verbose=False, dynamic_shapes=(free, free))
     assert program is not None
     program.save(folder / "lpips.onnx")
     session = pe.open_session(folder / "lpips.onnx", threads=threads)
