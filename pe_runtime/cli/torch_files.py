@@ -41,7 +41,7 @@ def read_archive(path: Path) -> tuple[str, dict[str, Any] | None]:
             entries = archive.infolist()
             kind = _format({_inside(entry) for entry in entries})
             texts = {text for text in (_metadata(archive, entry, kind) for entry in entries) if text}
-    # RuntimeError: an encrypted entry; NotImplementedError: another compression.
+    # RuntimeError: an entry that is encrypted, or compressed in a way that Python does not know.
     except (ValueError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError) as error:
         raise ValueError(f"{path}: expected a valid file of torch: {error}") from None
     if len(texts) > 1:
