@@ -50,7 +50,8 @@ def build(*targets: str, needs: str) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("w") as lock:  # tests run in several processes
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (path / "build.ninja").exists():
+        # Also where the environment that it was made with is gone.
+        if not (path / "build.ninja").exists() or not Path(cached(path, "CMAKE_MAKE_PROGRAM")).exists():
             configure(ROOT, path, "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}")
         reason = cached(path, needs)
         if reason:

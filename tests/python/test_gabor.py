@@ -1,5 +1,6 @@
 """The V1 model against its definition in plain NumPy, its tuning, its invariances and its exports."""
 
+import copy
 import io
 import math
 
@@ -297,7 +298,9 @@ def selections(draw) -> dict[str, ChannelSet | None]:
     for tap in taps:
         indices = draw(st.sets(st.integers(0, FULL.full_channels[tap] - 1), min_size=1, max_size=30))
         weighted = draw(st.booleans())
-        weights = draw(st.lists(st.floats(0.01, 10), min_size=len(indices), max_size=len(indices)))
+        # Powers of two: folding them into filters, which are float32, rounds nothing.
+        powers = st.integers(-6, 3).map(lambda power: 2.0**power)
+        weights = draw(st.lists(powers, min_size=len(indices), max_size=len(indices)))
         chosen[tap] = ChannelSet(sorted(indices), weights if weighted else None)
     if draw(st.booleans()):
         chosen[taps[0]] = None
@@ -308,8 +311,9 @@ def selections(draw) -> dict[str, ChannelSet | None]:
 @given(taps=selections(), height=st.integers(32, 50), width=st.integers(32, 50))
 def test_selecting_equals_computing_all_then_selecting(taps, height, width):
     network = build_gabor(taps)
-    images = noise(height, width, batch=2)
-    everything, selected = FULL(images), network(images)
+    # In double: selection is in question here, not the rounding of a channel that hardly responds.
+    images = noise(height, width, batch=2).double()
+    everything, selected = copy.deepcopy(FULL).double()(images), network.double()(images)
     assert list(selected) == [tap for tap in GABOR_TAPS if tap in taps] == list(network.taps)
     for tap, features in selected.items():
         expected = everything[tap]
@@ -318,7 +322,7 @@ def test_selecting_equals_computing_all_then_selecting(taps, height, width):
             weights = torch.tensor(chosen.weights or [1.0] * len(chosen))
             expected = expected[:, list(chosen.indices)] * weights[:, None, None]
         assert network.out_channels[tap] == features.shape[1]
-        assert_close(features.numpy(), expected.numpy(), 1e-5, 5e-6)
+        assert_close(features.numpy(), expected.numpy(), 1e-9, 1e-12)
         assert network.weights_hash(tap) == FULL.weights_hash(tap)
 
 
