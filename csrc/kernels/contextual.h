@@ -20,6 +20,10 @@ namespace pe {
 enum class Distance : int32_t { kCosine, kL2 };
 enum class Center : int32_t { kSample, kBatch, kNone };  // of the cosine distance
 enum class Form : int32_t { kLog, kOneMinus };
+// Of matrix products of float32 operands, in torch's words: kHighest is as accurate as float32; kHigh rounds
+// operands to 11 significant bits, as TF32 does, where a device is faster for it: near-identical features then
+// have wrong losses. The CPU is always kHighest.
+enum class MatmulPrecision : int32_t { kHighest, kHigh };
 
 struct ContextualProblem {
     int64_t batch;
@@ -34,6 +38,7 @@ struct ContextualProblem {
     double eps;        // > 0
     double eps_log;
     double spatial_weight;  // >= 0; 0: no such term
+    MatmulPrecision precision = MatmulPrecision::kHighest;
 
     int64_t source_positions() const { return source_height * source_width; }
     int64_t target_positions() const { return target_height * target_width; }

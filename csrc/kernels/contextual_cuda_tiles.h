@@ -1,0 +1,429 @@
+// The contextual loss on CUDA: distances of 16 rows of a warp to 64 columns, on tensor cores or as sums of
+// squared differences, and products of such a tile with the features of its columns.
+//
+// Who holds what, in both: lane l of a warp has rows l / 4 and l / 4 + 8 of its 16, and of each eight columns the
+// two from 2 (l % 4) on. That is the accumulator of mma.m16n8k16: tile[n][0], [1] are the first row and columns
+// 8 n + 2 (l % 4), and one further; tile[n][2], [3] the second row.
+#pragma once
+
+#include "contextual_cuda_sample.h"
+
+namespace pe::cuda {
+
+constexpr int kColumns = 64;   // of a tile
+constexpr int kWarpRows = 16;  // of a tile, for each warp
+constexpr int kColumnTiles = kColumns / 8;
+
+// One side of a pass over all pairs.
+template <typename E, typename T>
+struct Operand {
+    const E* data;           // [batch][count][...]
+    const T* offset;         // [batch][count]
+    const T* place_y;        // [count], and place_x; or null
+    const T* place_x;
+    int32_t count;           // positions of a sample
+    const int32_t* index;    // [batch][index_stride]: which positions, ascending; null: all
+    const int32_t* counts;   // [batch]: how many these are; null: count
+    int32_t index_stride;
+
+    __device__ int32_t size(int sample) const { return counts == nullptr ? count : counts[sample]; }
+    __device__ int32_t position(int sample, int n) const {
+        return index == nullptr ? n : index[int64_t(sample) * index_stride + n];
+    }
+};
+
+// All positions of one of the maps.
+template <typename Tiles>
+Operand<typename Tiles::Element, typename Tiles::T> operand(const Side<typename Tiles::T>& side) {
+    return {Tiles::data(side), side.offset, side.place_y, side.place_x, side.count, nullptr, nullptr, 0};
+}
+
+// What a lane has of a warp's 16 x 64.
+template <typename T>
+using Tile = T[kColumnTiles][4];
+
+__device__ __forceinline__ int lane_row() { return int(threadIdx.x) % 32 / 4; }
+__device__ __forceinline__ int lane_column() { return int(threadIdx.x) % 4 * 2; }
+
+// Products on tensor cores of features that are kept as pairs: x = a + b / 2048 with halves a and b, so 23 bits
+// of x. kHighest: x y = a a' + (a b' + b a') / 2048, three products, accurate as float32 is; else a a' alone.
+// kSwap: the rows are the target. Then the same sums are taken in the same order as with rows of the source.
+template <bool kHighest, bool kSwap>
+struct TensorTiles {
+    using T = float;
+    using Element = uint16_t;
+    static constexpr int kPlanes = kHighest ? 2 : 1;
+    static constexpr bool kTensor = true;
+    static constexpr int kMostWarps = 8;  // of a block
+    static constexpr bool kRefines = kHighest;
+    // Eight halves more than a row needs: rows of a matrix then lie in different banks.
+    static constexpr int kPad = 8;
+
+    static const uint16_t* data(const Side<float>& side) { return side.pairs; }
+    static Chunks chunks(const Sample<float>& sample) { return sample.pair_chunks; }
+    __host__ __device__ static size_t row_bytes(int width) { return size_t(kPlanes) * (width + kPad) * 2; }
+
+    // One chunk of `rows` positions from `first` on, zeros beyond the last: [plane][row][width + kPad].
+    __device__ static void load(unsigned char* shared, const Operand<uint16_t, float>& operand, int sample,
+                                int first, int rows, Chunks chunks, int chunk) {
+        auto* out = reinterpret_cast<uint16_t*>(shared);
+        const int size = operand.size(sample), pieces = chunks.width / 8, all = rows * kPlanes * pieces;
+        for (int n = int(threadIdx.x); n < all; n += int(blockDim.x)) {
+            const int piece = n % pieces, plane = n / pieces % kPlanes, row = n / (pieces * kPlanes);
+            const bool inside = first + row < size;
+            const int64_t position =
+                int64_t(sample) * operand.count + (inside ? operand.position(sample, first + row) : 0);
+            copy_async16(out + (plane * rows + row) * (chunks.width + kPad) + piece * 8,
+                         operand.data + ((position * chunks.count + chunk) * 2 + plane) * chunks.width + piece * 8,
+                         inside);
+        }
+    }
+
+    float main[kColumnTiles][4];
+
+    __device__ void clear() {
+#pragma unroll
+        for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) main[n][e] = 0;
+        }
+    }
+
+    // Adds the products of one chunk.
+    //   row_count: rows of the block in `rows`; first_row: of this warp
+    __device__ void add(const unsigned char* rows, int row_count, int first_row, const unsigned char* columns,
+                        int width) {
+        const int lane = int(threadIdx.x) % 32, stride = width + kPad;
+        const auto* a = reinterpret_cast<const uint16_t*>(rows) + (first_row + lane % 16) * stride + lane / 16 * 8;
+        const auto* b = reinterpret_cast<const uint16_t*>(columns) + (lane % 8 + lane / 16 * 8) * stride +
+                        lane / 8 % 2 * 8;
+        float rest[kColumnTiles][4];
+#pragma unroll
+        for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) rest[n][e] = 0;
+        }
+        for (int k = 0; k < width; k += 16) {
+            uint32_t row[kPlanes][4];
+#pragma unroll
+            for (int plane = 0; plane < kPlanes; ++plane) ldmatrix_x4(row[plane], a + plane * row_count * stride + k);
+#pragma unroll
+            for (int n = 0; n < kColumnTiles; n += 2) {
+                uint32_t column[kPlanes][4];
+#pragma unroll
+                for (int plane = 0; plane < kPlanes; ++plane) {
+                    ldmatrix_x4(column[plane], b + (plane * kColumns + n * 8) * stride + k);
+                }
+#pragma unroll
+                for (int half = 0; half < 2; ++half) multiply(main[n + half], rest[n + half], row, column, half);
+            }
+        }
+        if constexpr (kHighest) {
+#pragma unroll
+            for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+                for (int e = 0; e < 4; ++e) main[n][e] = fmaf(rest[n][e], 1 / kResidueScale, main[n][e]);
+            }
+        }
+    }
+
+    // Distances, before offsets and the spatial term.
+    __device__ void distances(Tile<float>& tile, float) const {
+#pragma unroll
+        for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) tile[n][e] = 1 - main[n][e];
+        }
+    }
+
+    // (|X|^2 + |Y|^2) / 2 - X Y as |X - Y|^2 / 2, accurate relative to itself. By a whole warp, for one pair.
+    __device__ static float exact(const Operand<uint16_t, float>& rows, int64_t row,
+                                  const Operand<uint16_t, float>& columns, int64_t column, Chunks chunks) {
+        const int lane = int(threadIdx.x) % 32;
+        const uint16_t* a = rows.data + row * 2 * chunks.depth();
+        const uint16_t* b = columns.data + column * 2 * chunks.depth();
+        float sum = 0;
+        for (int c = lane; c < chunks.depth(); c += 32) {
+            const int at = c / chunks.width * 2 * chunks.width + c % chunks.width;
+            const float half = to_float(Half{a[at]}) - to_float(Half{b[at]});
+            const float rest = to_float(Half{a[at + chunks.width]}) - to_float(Half{b[at + chunks.width]});
+            const float difference = fmaf(rest, 1 / kResidueScale, half);
+            sum = fmaf(difference, difference, sum);
+        }
+#pragma unroll
+        for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, step);
+        return 0.5f * sum;
+    }
+
+  private:
+    // Tensor cores cut off what float32 cannot hold of a sum: the products that count are therefore added up
+    // sixteen channels at a time, and these sums by additions that round.
+    __device__ static __forceinline__ void multiply(float (&main)[4], float (&rest)[4],
+                                                    const uint32_t (&row)[kPlanes][4],
+                                                    const uint32_t (&column)[kPlanes][4], int half) {
+        const uint32_t high[2] = {column[0][2 * half], column[0][2 * half + 1]};
+        const float zero[4] = {0, 0, 0, 0};
+        float sum[4];
+        mma_f16(sum, row[0], high, zero);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) main[e] += sum[e];
+        if constexpr (kHighest) {
+            const uint32_t low[2] = {column[1][2 * half], column[1][2 * half + 1]};
+            if constexpr (kSwap) {
+                mma_f16(rest, row[1], high, rest);
+                mma_f16(rest, row[0], low, rest);
+            } else {
+                mma_f16(rest, row[0], low, rest);
+                mma_f16(rest, row[1], high, rest);
+            }
+        }
+    }
+};
+
+// Sums of squared differences, in float or double: L2, and whatever else the above cannot.
+template <typename T_>
+struct DifferenceTiles {
+    using T = T_;
+    using Element = T;
+    static constexpr bool kTensor = false;
+    static constexpr int kMostWarps = 4;
+    static constexpr bool kRefines = false;
+    static constexpr int kVector = 16 / sizeof(T);
+    static constexpr int kPad = kVector;
+
+    static const T* data(const Side<T>& side) { return side.values; }
+    static Chunks chunks(const Sample<T>& sample) { return sample.value_chunks; }
+    __host__ __device__ static size_t row_bytes(int width) { return size_t(width + kPad) * sizeof(T); }
+
+    __device__ static void load(unsigned char* shared, const Operand<T, T>& operand, int sample, int first,
+                                int rows, Chunks chunks, int chunk) {
+        auto* out = reinterpret_cast<T*>(shared);
+        const int size = operand.size(sample), pieces = chunks.width / kVector, all = rows * pieces;
+        for (int n = int(threadIdx.x); n < all; n += int(blockDim.x)) {
+            const int piece = n % pieces, row = n / pieces;
+            const bool inside = first + row < size;
+            const int64_t position =
+                int64_t(sample) * operand.count + (inside ? operand.position(sample, first + row) : 0);
+            copy_async16(out + row * (chunks.width + kPad) + piece * kVector,
+                         operand.data + (position * chunks.count + chunk) * chunks.width + piece * kVector, inside);
+        }
+    }
+
+    Tile<T> sums;
+
+    __device__ void clear() {
+#pragma unroll
+        for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sums[n][e] = 0;
+        }
+    }
+
+    __device__ void add(const unsigned char* rows, int, int first_row, const unsigned char* columns, int width) {
+        const int stride = width + kPad;
+        const T* a = reinterpret_cast<const T*>(rows) + (first_row + lane_row()) * stride;
+        const T* b = reinterpret_cast<const T*>(columns) + lane_column() * stride;
+        for (int k = 0; k < width; k += kVector) {
+            T first[kVector], second[kVector];
+            read(first, a + k);
+            read(second, a + 8 * stride + k);
+#pragma unroll
+            for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    T column[kVector];
+                    read(column, b + (8 * n + e) * stride + k);
+#pragma unroll
+                    for (int v = 0; v < kVector; ++v) {
+                        const T d0 = first[v] - column[v], d1 = second[v] - column[v];
+                        sums[n][e] = fma(d0, d0, sums[n][e]);
+                        sums[n][2 + e] = fma(d1, d1, sums[n][2 + e]);
+                    }
+                }
+            }
+        }
+    }
+
+    // scale: 1/2 for the cosine distance, 1 for L2.
+    __device__ void distances(Tile<T>& tile, T scale) const {
+#pragma unroll
+        for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) tile[n][e] = scale * sums[n][e];
+        }
+    }
+
+  private:
+    // Sixteen bytes.
+    __device__ static __forceinline__ void read(T (&out)[kVector], const T* shared) {
+        if constexpr (sizeof(T) == 4) {
+            const float4 v = *reinterpret_cast<const float4*>(shared);
+            out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
+        } else {
+            const double2 v = *reinterpret_cast<const double2*>(shared);
+            out[0] = v.x, out[1] = v.y;
+        }
+    }
+};
+
+// Sums over columns of weights times features, for the rows of a warp: O += W Y, as attention has it.
+// kChunks: how many chunks of channels one block has the sums of.
+
+// On tensor cores; weights are at most 1 in magnitude and are split as features are, but for the scale.
+template <bool kHighest>
+struct TensorSums {
+    using T = float;
+    static constexpr int kChunks = 2;
+    static constexpr int kPad = TensorTiles<kHighest, false>::kPad;
+    static constexpr int kMostTiles = Sample<float>::kPairWidth / 8;
+    static size_t shared_bytes(int) { return 0; }
+
+    uint32_t weights[kHighest ? 2 : 1][kColumns / 16][4];
+    float sums[kChunks][kMostTiles][4];
+
+    __device__ void clear() {
+#pragma unroll
+        for (int chunk = 0; chunk < kChunks; ++chunk) {
+#pragma unroll
+            for (int n = 0; n < kMostTiles; ++n) {
+#pragma unroll
+                for (int e = 0; e < 4; ++e) sums[chunk][n][e] = 0;
+            }
+        }
+    }
+
+    // The accumulators of a product are the left operand of the next.
+    __device__ void take(const Tile<float>& tile, unsigned char*) {
+#pragma unroll
+        for (int k = 0; k < kColumns / 16; ++k) {
+#pragma unroll
+            for (int r = 0; r < 4; ++r) {
+                const float first = tile[2 * k + r / 2][r % 2 * 2], second = tile[2 * k + r / 2][r % 2 * 2 + 1];
+                const Half a = to_half(first), b = to_half(second);
+                weights[0][k][r] = uint32_t{a.bits} | uint32_t{b.bits} << 16;
+                if constexpr (kHighest) {
+                    weights[1][k][r] = uint32_t{to_half(first - to_float(a)).bits} |
+                                       uint32_t{to_half(second - to_float(b)).bits} << 16;
+                }
+            }
+        }
+    }
+
+    template <int kChunk>
+    __device__ void add(const unsigned char* columns, int width, const unsigned char*) {
+        const int lane = int(threadIdx.x) % 32, stride = width + kPad;
+        const auto* b = reinterpret_cast<const uint16_t*>(columns) + lane % 16 * stride + lane / 16 * 8;
+#pragma unroll
+        for (int pair = 0; pair < kMostTiles / 2; ++pair) {
+            if (pair * 16 >= width) break;
+            // Sums of one tile of columns: few, so that what tensor cores cut off does not add up.
+            float main[2][4] = {}, rest[2][4] = {};
+#pragma unroll
+            for (int k = 0; k < kColumns / 16; ++k) {
+                uint32_t high[4], low[4];
+                ldmatrix_x4_trans(high, b + k * 16 * stride + pair * 16);
+                if constexpr (kHighest) ldmatrix_x4_trans(low, b + (kColumns + k * 16) * stride + pair * 16);
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const uint32_t h[2] = {high[2 * half], high[2 * half + 1]};
+                    mma_f16(main[half], weights[0][k], h, main[half]);
+                    if constexpr (kHighest) {
+                        const uint32_t l[2] = {low[2 * half], low[2 * half + 1]};
+                        mma_f16(main[half], weights[1][k], h, main[half]);
+                        mma_f16(rest[half], weights[0][k], l, rest[half]);
+                    }
+                }
+            }
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+#pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    sums[kChunk][2 * pair + half][e] += fmaf(rest[half][e], 1 / kResidueScale, main[half][e]);
+                }
+            }
+        }
+    }
+
+    // body(row of the warp, channel of the chunk, sum)
+    template <int kChunk, typename Body>
+    __device__ void each(int width, const Body& body) const {
+#pragma unroll
+        for (int n = 0; n < kMostTiles; ++n) {
+            if (n * 8 >= width) break;
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                body(lane_row() + e / 2 * 8, 8 * n + lane_column() + e % 2, sums[kChunk][n][e]);
+            }
+        }
+    }
+};
+
+// By multiplication and addition: lanes are channels, the weights pass through shared memory.
+template <typename T_>
+struct PlainSums {
+    using T = T_;
+    static constexpr int kChunks = 2;
+    static constexpr int kPad = DifferenceTiles<T>::kPad;
+    static constexpr int kWeightStride = kColumns + kPad;
+    static size_t shared_bytes(int warps) { return size_t(warps) * kWarpRows * kWeightStride * sizeof(T); }
+
+    T sums[kChunks][kWarpRows];
+
+    __device__ void clear() {
+#pragma unroll
+        for (int chunk = 0; chunk < kChunks; ++chunk) {
+#pragma unroll
+            for (int r = 0; r < kWarpRows; ++r) sums[chunk][r] = 0;
+        }
+    }
+
+    __device__ void take(const Tile<T>& tile, unsigned char* shared) {
+        T* out = own(shared);
+        __syncwarp();  // until all have read the last ones
+#pragma unroll
+        for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                out[(lane_row() + e / 2 * 8) * kWeightStride + 8 * n + lane_column() + e % 2] = tile[n][e];
+            }
+        }
+        __syncwarp();
+    }
+
+    template <int kChunk>
+    __device__ void add(const unsigned char* columns, int width, unsigned char* shared) {
+        const int lane = int(threadIdx.x) % 32;
+        if (lane >= width) return;
+        const T* weights = own(shared);
+        const T* values = reinterpret_cast<const T*>(columns) + lane;
+        T part[kWarpRows] = {};
+        for (int j = 0; j < kColumns; ++j) {
+            const T value = values[j * (width + kPad)];
+#pragma unroll
+            for (int r = 0; r < kWarpRows; ++r) part[r] = fma(weights[r * kWeightStride + j], value, part[r]);
+        }
+#pragma unroll
+        for (int r = 0; r < kWarpRows; ++r) sums[kChunk][r] += part[r];
+    }
+
+    template <int kChunk, typename Body>
+    __device__ void each(int width, const Body& body) const {
+        const int lane = int(threadIdx.x) % 32;
+        if (lane >= width) return;
+#pragma unroll
+        for (int r = 0; r < kWarpRows; ++r) body(r, lane, sums[kChunk][r]);
+    }
+
+  private:
+    __device__ static T* own(unsigned char* shared) {
+        return reinterpret_cast<T*>(shared) + int(threadIdx.x) / 32 * kWarpRows * kWeightStride;
+    }
+};
+
+// Of passes that add up nothing.
+struct NoSums {
+    static constexpr int kChunks = 0;
+    static size_t shared_bytes(int) { return 0; }
+};
+
+}  // namespace pe::cuda

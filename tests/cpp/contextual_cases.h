@@ -1,0 +1,262 @@
+// The contextual loss against the definition written plainly in double, its gradients against finite
+// differences: cases for whoever computes it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "check.h"
+#include "contextual.h"
+
+namespace contextual_cases {
+
+struct Shape {
+    int64_t batch, channels, source_height, source_width, target_height, target_width;
+    int64_t nx() const { return source_height * source_width; }
+    int64_t ny() const { return target_height * target_width; }
+};
+
+inline pe::ContextualProblem problem_of(const Shape& shape, pe::Type type) {
+    return {shape.batch,
+            shape.source_height,
+            shape.source_width,
+            shape.target_height,
+            shape.target_width,
+            {shape.channels, nullptr, nullptr},
+            type,
+            pe::Distance::kCosine,
+            pe::Center::kSample,
+            pe::Form::kLog,
+            0.5,
+            1e-5,
+            0,
+            0};
+}
+
+struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+};
+inline std::unique_ptr<void, Free> workspace(size_t bytes) {
+    const size_t rounded =
+        (bytes + pe::kWorkspaceAlignment - 1) / pe::kWorkspaceAlignment * pe::kWorkspaceAlignment;
+    return std::unique_ptr<void, Free>(std::aligned_alloc(pe::kWorkspaceAlignment, rounded));
+}
+
+template <typename T>
+struct Result {
+    std::vector<T> loss, similarity, row_min, row_log_sum, row_sums;
+    std::vector<int32_t> similarity_arg, row_min_arg;
+    std::vector<T> source_gradient, target_gradient;
+};
+
+inline pe::Layout planar(int64_t channels, int64_t positions) { return {channels * positions, positions, 1}; }
+inline pe::Layout interleaved(int64_t channels, int64_t positions) { return {channels * positions, 1, channels}; }
+
+// Forward and backward of whoever is tested.
+//   row_sums: whether forward keeps them
+using Run = std::function<void(const pe::ContextualProblem& problem, const pe::Features& source,
+                               const pe::Features& target, void* loss, const pe::ContextualStatistics& statistics,
+                               const void* loss_gradient, const pe::Gradient& source_gradient,
+                               const pe::Gradient& target_gradient)>;
+
+template <typename T>
+Result<T> run(const Run& runner, const pe::ContextualProblem& problem, const std::vector<T>& x,
+              const std::vector<T>& y, pe::Layout x_layout, pe::Layout y_layout, bool row_sums = false) {
+    const int64_t nx = problem.source_positions(), ny = problem.target_positions(), batch = problem.batch;
+    Result<T> result;
+    result.loss.resize(batch);
+    result.similarity.resize(batch * ny);
+    result.similarity_arg.resize(batch * ny);
+    result.row_min.resize(batch * nx);
+    result.row_min_arg.resize(batch * nx);
+    result.row_log_sum.resize(batch * nx);
+    if (row_sums) result.row_sums.resize(batch * nx * (problem.channels.count + 1));
+    result.source_gradient.assign(x.size(), T(0));
+    result.target_gradient.assign(y.size(), T(0));
+    const pe::ContextualStatistics statistics{result.similarity.data(), result.similarity_arg.data(),
+                                              result.row_min.data(), result.row_min_arg.data(),
+                                              result.row_log_sum.data(),
+                                              row_sums ? result.row_sums.data() : nullptr};
+    const std::vector<T> upstream(batch, T(1));
+    runner(problem, {x.data(), x_layout}, {y.data(), y_layout}, result.loss.data(), statistics, upstream.data(),
+           {result.source_gradient.data(), x_layout}, {result.target_gradient.data(), y_layout});
+    return result;
+}
+
+// The definition, for one planar sample.
+inline double plain_loss(const pe::ContextualProblem& p, const double* x, const double* y) {
+    const int64_t nx = p.source_positions(), ny = p.target_positions(), channels = p.channels.count;
+    const bool cosine = p.distance == pe::Distance::kCosine;
+    std::vector<double> mean(channels, 0.0);
+    if (cosine && p.center == pe::Center::kSample) {
+        for (int64_t c = 0; c < channels; ++c) {
+            for (int64_t j = 0; j < ny; ++j) mean[c] += y[c * ny + j] / double(ny);
+        }
+    }
+    const auto unit = [&](const double* f, int64_t n, int64_t i) {
+        std::vector<double> v(channels);
+        double square = 0;
+        for (int64_t c = 0; c < channels; ++c) {
+            v[c] = f[c * n + i] - mean[c];
+            square += v[c] * v[c];
+        }
+        if (cosine) {
+            for (double& value : v) value /= std::max(std::sqrt(square), 1e-6);
+        }
+        return v;
+    };
+    std::vector<double> best(ny, 0.0);
+    for (int64_t i = 0; i < nx; ++i) {
+        const std::vector<double> xi = unit(x, nx, i);
+        std::vector<double> d(ny);
+        for (int64_t j = 0; j < ny; ++j) {
+            const std::vector<double> yj = unit(y, ny, j);
+            double value = 0;
+            for (int64_t c = 0; c < channels; ++c) {
+                value += cosine ? xi[c] * yj[c] : (xi[c] - yj[c]) * (xi[c] - yj[c]);
+            }
+            const double dy = (double(i / p.source_width) + 0.5) / double(p.source_height) -
+                              (double(j / p.target_width) + 0.5) / double(p.target_height);
+            const double dx = (double(i % p.source_width) + 0.5) / double(p.source_width) -
+                              (double(j % p.target_width) + 0.5) / double(p.target_width);
+            d[j] = (cosine ? std::max(0.0, 1 - value) : value) + p.spatial_weight * (dy * dy + dx * dx);
+        }
+        const double m = *std::min_element(d.begin(), d.end());
+        double z = 0;
+        for (const double value : d) z += std::exp(-(value - m) / (p.bandwidth * (m + p.eps)));
+        for (int64_t j = 0; j < ny; ++j) {
+            best[j] = std::max(best[j], std::exp(-(d[j] - m) / (p.bandwidth * (m + p.eps))) / z);
+        }
+    }
+    double cx = 0;
+    for (const double value : best) cx += value / double(ny);
+    return p.form == pe::Form::kLog ? -std::log(cx + p.eps_log) : 1 - cx;
+}
+
+inline std::vector<double> features(int64_t count, unsigned seed) {
+    std::mt19937 generator(seed);
+    std::normal_distribution<double> normal;
+    std::vector<double> values(count);
+    for (double& value : values) value = std::max(0.0, normal(generator));
+    return values;
+}
+
+inline void check_values(const Run& runner, const pe::ContextualProblem& problem, const Shape& shape) {
+    const auto x = features(shape.batch * shape.channels * shape.nx(), 1);
+    const auto y = features(shape.batch * shape.channels * shape.ny(), 2);
+    const pe::Layout xl = planar(shape.channels, shape.nx()), yl = planar(shape.channels, shape.ny());
+    const Result<double> got = run<double>(runner, problem, x, y, xl, yl);
+    pe::ContextualProblem narrow = problem;
+    narrow.type = pe::Type::kFloat32;
+    const std::vector<float> xf(x.begin(), x.end()), yf(y.begin(), y.end());
+    const Result<float> rounded = run<float>(runner, narrow, xf, yf, xl, yl);
+    for (int64_t b = 0; b < shape.batch; ++b) {
+        const double expected = plain_loss(problem, &x[b * xl.batch_stride], &y[b * yl.batch_stride]);
+        CHECK_RELATIVE(got.loss[b], expected, 1e-9);
+        CHECK_RELATIVE(rounded.loss[b], expected, 1e-5);
+    }
+}
+
+// Central differences of the double loss at a few places of both maps.
+inline void check_gradients(const Run& runner, const pe::ContextualProblem& problem, const Shape& shape,
+                     bool row_sums = false) {
+    auto x = features(shape.channels * shape.nx(), 3), y = features(shape.channels * shape.ny(), 4);
+    const pe::Layout xl = planar(shape.channels, shape.nx()), yl = planar(shape.channels, shape.ny());
+    const Result<double> got = run<double>(runner, problem, x, y, xl, yl, row_sums);
+    for (auto* map : {&x, &y}) {
+        const auto& gradient = map == &x ? got.source_gradient : got.target_gradient;
+        double scale = 0;
+        for (const double value : gradient) scale = std::max(scale, std::abs(value));
+        CHECK(scale > 0);
+        for (size_t n = 0; n < map->size(); n += 1 + map->size() / 12) {
+            const double before = (*map)[n], step = 1e-6;
+            (*map)[n] = before + step;
+            const double above = plain_loss(problem, x.data(), y.data());
+            (*map)[n] = before - step;
+            const double below = plain_loss(problem, x.data(), y.data());
+            (*map)[n] = before;
+            CHECK_CLOSE(gradient[n], (above - below) / (2 * step), 1e-5 * scale);
+        }
+    }
+}
+
+template <typename T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+// The same features the other way round in memory.
+template <typename T>
+std::vector<T> turned(const std::vector<T>& map, int64_t batch, int64_t channels, int64_t positions) {
+    std::vector<T> result(map.size());
+    for (int64_t b = 0; b < batch; ++b) {
+        const int64_t first = b * channels * positions;
+        for (int64_t c = 0; c < channels; ++c) {
+            for (int64_t p = 0; p < positions; ++p) {
+                result[first + p * channels + c] = map[first + c * positions + p];
+            }
+        }
+    }
+    return result;
+}
+
+// Every setting of the loss in double, on small maps and on some that end within a tile.
+inline void check_settings(const Run& runner, const std::vector<bool>& row_sums) {
+    const Shape small{2, 3, 4, 5, 3, 7}, single{1, 2, 1, 1, 1, 1}, wide{2, 37, 9, 11, 13, 7};
+    for (const Shape& shape : {small, single, wide}) {
+        for (const pe::Distance distance : {pe::Distance::kCosine, pe::Distance::kL2}) {
+            for (const double spatial : {0.0, 0.3}) {
+                for (const pe::Form form : {pe::Form::kLog, pe::Form::kOneMinus}) {
+                    pe::ContextualProblem problem = problem_of(shape, pe::Type::kFloat64);
+                    problem.distance = distance;
+                    problem.spatial_weight = spatial;
+                    problem.form = form;
+                    check_values(runner, problem, shape);
+                    if (shape.nx() == 1) continue;
+                    problem.batch = 1;
+                    Shape one = shape;
+                    one.batch = 1;
+                    for (const bool kept : row_sums) check_gradients(runner, problem, one, kept);
+                }
+            }
+        }
+    }
+}
+
+inline void check_hard_inputs(const Run& runner) {
+    const Shape shape{1, 4, 5, 7, 5, 7};
+    const pe::ContextualProblem problem = problem_of(shape, pe::Type::kFloat32);
+    const pe::Layout layout = planar(shape.channels, shape.nx());
+    const auto wide = features(shape.channels * shape.nx(), 7);
+    const std::vector<float> varied(wide.begin(), wide.end());
+    std::vector<float> flat(varied.size(), 0.5f), huge = varied, tiny = varied;
+    for (float& value : huge) value *= 1e30f;
+    for (float& value : tiny) value *= 1e-30f;
+    const std::vector<std::vector<float>> maps{varied, flat, std::vector<float>(varied.size(), 0.0f), huge,
+                                               tiny};
+    for (const auto& x : maps) {
+        for (const auto& y : maps) {
+            const Result<float> got = run<float>(runner, problem, x, y, layout, layout);
+            CHECK(got.loss[0] >= 0 && got.loss[0] <= std::log(float(shape.ny())) * 1.000001f);
+            for (const auto* gradient : {&got.source_gradient, &got.target_gradient}) {
+                for (const float value : *gradient) CHECK(std::isfinite(value));
+            }
+        }
+    }
+    const Result<float> same = run<float>(runner, problem, varied, varied, layout, layout);
+    for (int64_t i = 0; i < shape.nx(); ++i) CHECK(same.row_min[i] == 0);
+    // All features alike: every tie goes to the lowest index.
+    const Result<float> ties = run<float>(runner, problem, flat, flat, layout, layout);
+    for (int64_t j = 0; j < shape.ny(); ++j) CHECK(ties.similarity_arg[j] == 0);
+    for (int64_t i = 0; i < shape.nx(); ++i) CHECK(ties.row_min_arg[i] == 0);
+    CHECK_RELATIVE(ties.loss[0], std::log(double(shape.ny())), 1e-6);
+}
+
+}  // namespace contextual_cases
