@@ -58,28 +58,19 @@ size_t backward(Launcher& launcher, const Call& call, void* workspace) {
     prepare<S>(launcher, sample, problem, call.source, call.target, channels);
     find_winners(launcher, winners, in, problem, SourceTiles::kRefines, sample.not_finite);
 
-    const T scale = T(sample.differences ? 1 : 0.5);
-    auto winning = operand<SourceTiles>(sample.source);
-    winning.index = winners.index;
-    winning.counts = winners.counts;
-    winning.index_stride = int32_t(capacity);
-    const Stream<SourceTiles> rows{winning, operand<SourceTiles>(sample.target), SourceTiles::chunks(sample), 0, 0,
-                                   true, scale, winners.invalid};
+    const Stream<SourceTiles, true, false> rows(sample, sample.source, sample.target, winners.invalid, winners.index,
+                                                winners.counts, winners.capacity);
     const SourceWeights<T> weights{winners.winner, in.similarity_arg, winners.upstream, of_source.sums,
                                    of_source.scalars, int32_t(batch), int32_t(capacity), int32_t(ny), k};
-    launch_stream<SourceTiles, SourceSums>(launcher, by_rows, rows, capacity, batch, weights);
+    launch_stream<SourceSums>(launcher, by_rows, rows, capacity, batch, weights);
     launcher.launch(source_gradients<S, T>, dim3(warp_blocks(capacity), unsigned(batch)), kGradientThreads, 0,
                     sample, winners, of_source, call.source_gradient, channels);
     if (target_wanted) {
-        auto columns = operand<TargetTiles>(sample.source);
-        columns.index = winners.index;
-        columns.counts = winners.counts;
-        columns.index_stride = int32_t(capacity);
-        const Stream<TargetTiles> all{operand<TargetTiles>(sample.target), columns, sample.value_chunks, 0, 0, true,
-                                      scale, winners.invalid};
+        const Stream<TargetTiles, false, true> all(sample, sample.target, sample.source, winners.invalid, winners.index,
+                                                   winners.counts, winners.capacity);
         const TargetWeights<T> target_weights{winners.winner, in.similarity_arg, winners.upstream, of_target.sums,
                                               of_target.scalars, int32_t(batch), int32_t(capacity), int32_t(ny), k};
-        launch_stream<TargetTiles, PlainSums<T>>(launcher, by_columns, all, ny, batch, target_weights);
+        launch_stream<PlainSums<T>>(launcher, by_columns, all, ny, batch, target_weights);
         launcher.launch(target_gradients<S, T>, dim3(warp_blocks(ny), unsigned(batch)), kGradientThreads, 0, sample,
                         winners, of_target, call.target_gradient, channels);
         if (sample.centred) {

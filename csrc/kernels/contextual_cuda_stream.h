@@ -36,13 +36,15 @@ namespace {
 //   visit(state, half, sample, column, position, distance): each distance; what it returns is its weight
 //   flush(state): after each tile
 //   end(state, sample, split, row, size, group): once, for both rows
-template <typename Tiles, typename Sums, typename Pass>
-__global__ void __launch_bounds__(32 * most_warps<Tiles, Sums>(), 2) stream_columns(Stream<Tiles> stream, Pass pass) {
-    using T = typename Tiles::T;
+template <typename Stream, typename Sums, typename Pass>
+__global__ void __launch_bounds__(32 * most_warps<typename Stream::Tiles, Sums>(), 2)
+    stream_columns(Stream stream, Pass pass) {
+    using Tiles = typename Stream::Tiles;
+    using T = typename Stream::T;
     const int sample = int(blockIdx.z), warps = int(blockDim.x) / 32, warp = int(threadIdx.x) / 32;
     const int block_rows = warps * kWarpRows, first_row = int(blockIdx.x) * block_rows;
     const int row_count = stream.rows.size(sample), column_count = stream.columns.size(sample);
-    if (first_row >= row_count || (stream.skip != nullptr && stream.skip[sample] != 0)) return;
+    if (first_row >= row_count || stream.skip[sample] != 0) return;
     const int split = int(blockIdx.y) % stream.splits, group = int(blockIdx.y) / stream.splits;
     const int tiles = (column_count + kColumns - 1) / kColumns;
     const int first_tile = int(int64_t(tiles) * split / stream.splits);
@@ -60,13 +62,13 @@ __global__ void __launch_bounds__(32 * most_warps<Tiles, Sums>(), 2) stream_colu
     const SharedLayout<Tiles> layout(chunks, stream.resident, warps, 0);
     const size_t chunk_rows = size_t(block_rows) * Tiles::row_bytes(chunks.width);
     const size_t column_bytes = size_t(kColumns) * Tiles::row_bytes(chunks.width);
-    const auto fetch = [&](int step) {
-        unsigned char* stage = shared + layout.rows + step % 2 * layout.stage;
-        const int part = step % steps, chunk = part < chunks.count ? part : first_sum + part - chunks.count;
-        const int column = (first_tile + step / steps) * kColumns;
-        Tiles::load(stage, stream.columns, sample, column, kColumns, chunks, chunk);
+    const Copier copier = Tiles::copier(chunks.width);
+    // What step `part` of the tile at column `first` reads.
+    const auto fetch = [&](unsigned char* stage, int part, int first) {
+        const int chunk = part < chunks.count ? part : first_sum + part - chunks.count;
+        Tiles::load(stage, stream.columns, sample, first, kColumns, chunks, chunk, copier);
         if (!stream.resident && part < chunks.count) {
-            Tiles::load(stage + column_bytes, stream.rows, sample, first_row, block_rows, chunks, chunk);
+            Tiles::load(stage + column_bytes, stream.rows, sample, first_row, block_rows, chunks, chunk, copier);
         }
     };
 
@@ -80,22 +82,26 @@ __global__ void __launch_bounds__(32 * most_warps<Tiles, Sums>(), 2) stream_colu
     }
     Sums sums;
     if constexpr (Sums::kChunks > 0) sums.clear();
+    int part = 0, first = first_tile * kColumns;
     if (stream.resident && all_steps > 0) {
         for (int chunk = 0; chunk < chunks.count; ++chunk) {
-            Tiles::load(shared + chunk * chunk_rows, stream.rows, sample, first_row, block_rows, chunks, chunk);
+            Tiles::load(shared + chunk * chunk_rows, stream.rows, sample, first_row, block_rows, chunks, chunk,
+                        copier);
         }
     }
-    if (all_steps > 0) fetch(0);
+    if (all_steps > 0) fetch(shared + layout.rows, part, first);
     commit_copies();
 
     Tiles product;
     for (int step = 0; step < all_steps; ++step) {
-        if (step + 1 < all_steps) fetch(step + 1);
+        unsigned char* const stages = shared + layout.rows;
+        unsigned char* const stage = stages + step % 2 * layout.stage;
+        const bool last_part = part + 1 == steps;
+        const int next_part = last_part ? 0 : part + 1, next_first = last_part ? first + kColumns : first;
+        if (step + 1 < all_steps) fetch(stages + (step + 1) % 2 * layout.stage, next_part, next_first);
         commit_copies();
         wait_copies<1>();
         __syncthreads();
-        unsigned char* stage = shared + layout.rows + step % 2 * layout.stage;
-        const int part = step % steps, first = (first_tile + step / steps) * kColumns;
         if (part < chunks.count) {
             if (part == 0) product.clear();
             product.add(stream.resident ? shared + part * chunk_rows : stage + column_bytes, block_rows,
@@ -104,19 +110,14 @@ __global__ void __launch_bounds__(32 * most_warps<Tiles, Sums>(), 2) stream_colu
         if (part == chunks.count - 1) {
             Tile<T> tile;
             product.distances(tile, stream.scale);
-            const TilePlace<Tiles> place{stream, sample, own_row, row_count, first + lane_column(), column_count};
+            const TilePlace<Stream> place{stream, sample, own_row, row_count, first + lane_column(), column_count};
             pass.limits(state, tile);
             if constexpr (Tiles::kRefines) refine(place, pass, state, tile);
             complete(place, tile);
-#pragma unroll
-            for (int n = 0; n < kColumnTiles; ++n) {
-#pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    const int column = place.column_of(n, e);
-                    tile[n][e] = column < column_count ? pass.visit(state, e / 2, sample, column,
-                                                                    stream.columns.position(sample, column), tile[n][e])
-                                                       : T(0);
-                }
+            if (first + kColumns <= column_count) {
+                visit<true>(place, pass, state, tile);
+            } else {
+                visit<false>(place, pass, state, tile);
             }
             pass.flush(state);
             if constexpr (Sums::kChunks > 0) {
@@ -133,6 +134,8 @@ __global__ void __launch_bounds__(32 * most_warps<Tiles, Sums>(), 2) stream_colu
             }
         }
         __syncthreads();  // until all have read the stage, which the next but one step overwrites
+        part = next_part;
+        first = next_first;
     }
     pass.end(state, sample, split, own_row, row_count, group);
     if constexpr (Sums::kChunks > 0) {
@@ -180,15 +183,15 @@ struct Shape {
     static constexpr int kMostSplits = 32;
 };
 
-template <typename Tiles, typename Sums, typename Pass>
-void launch_stream(Launcher& launcher, const Shape& shape, Stream<Tiles> stream, int64_t rows, int64_t batch,
+template <typename Sums, typename Stream, typename Pass>
+void launch_stream(Launcher& launcher, const Shape& shape, Stream stream, int64_t rows, int64_t batch,
                    const Pass& pass) {
     stream.splits = shape.splits;
     stream.groups = shape.groups;
     stream.resident = shape.resident;
     const dim3 grid(unsigned(ceil_div(rows, int64_t(shape.warps) * kWarpRows)),
                     unsigned(shape.splits * shape.groups), unsigned(batch));
-    launcher.launch(stream_columns<Tiles, Sums, Pass>, grid, shape.warps * 32, shape.shared, stream, pass);
+    launcher.launch(stream_columns<Stream, Sums, Pass>, grid, shape.warps * 32, shape.shared, stream, pass);
 }
 
 }  // namespace pe::cuda

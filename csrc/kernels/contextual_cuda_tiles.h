@@ -15,28 +15,28 @@ constexpr int kWarpRows = 16;  // of a tile, for each warp
 constexpr int kColumnTiles = kColumns / 8;
 
 // One side of a pass over all pairs.
-template <typename E, typename T>
+// kIndexed: some positions of each sample alone.
+template <typename E, typename T, bool kIndexed>
 struct Operand {
-    const E* data;           // [batch][count][...]
-    const T* offset;         // [batch][count]
-    const T* place_y;        // [count], and place_x; or null
+    const E* data;         // [batch][count][...]
+    const T* offset;       // [batch][count]
+    const T* place_y;      // [count], and place_x; or null
     const T* place_x;
-    int32_t count;           // positions of a sample
-    const int32_t* index;    // [batch][index_stride]: which positions, ascending; null: all
-    const int32_t* counts;   // [batch]: how many these are; null: count
-    int32_t index_stride;
+    int32_t count;         // positions of a sample
+    const int32_t* index;  // [batch][capacity]: which positions, ascending
+    const int32_t* counts; // [batch]: how many these are
+    int32_t capacity;
 
-    __device__ int32_t size(int sample) const { return counts == nullptr ? count : counts[sample]; }
+    __device__ int32_t size(int sample) const {
+        if constexpr (kIndexed) return counts[sample];
+        return count;
+    }
+    // Of the n-th one.
     __device__ int32_t position(int sample, int n) const {
-        return index == nullptr ? n : index[int64_t(sample) * index_stride + n];
+        if constexpr (kIndexed) return index[int64_t(sample) * capacity + n];
+        return n;
     }
 };
-
-// All positions of one of the maps.
-template <typename Tiles>
-Operand<typename Tiles::Element, typename Tiles::T> operand(const Side<typename Tiles::T>& side) {
-    return {Tiles::data(side), side.offset, side.place_y, side.place_x, side.count, nullptr, nullptr, 0};
-}
 
 // What a lane has of a warp's 16 x 64.
 template <typename T>
@@ -44,6 +44,17 @@ using Tile = T[kColumnTiles][4];
 
 __device__ __forceinline__ int lane_row() { return int(threadIdx.x) % 32 / 4; }
 __device__ __forceinline__ int lane_column() { return int(threadIdx.x) % 4 * 2; }
+
+// Which part of rows a thread copies to shared memory, in pieces of sixteen bytes: found once, as it takes
+// divisions.
+struct Copier {
+    int piece, row, step;
+
+    __device__ explicit Copier(int pieces)
+        : piece(int(threadIdx.x) % pieces), row(int(threadIdx.x) / pieces), step(int(blockDim.x) / pieces) {
+        if (row >= step) row = 1 << 30;  // left over
+    }
+};
 
 // Products on tensor cores of features that are kept as pairs: x = a + b / 2048 with halves a and b, so 23 bits
 // of x. kHighest: x y = a a' + (a b' + b a') / 2048, three products, accurate as float32 is; else a a' alone.
@@ -63,19 +74,22 @@ struct TensorTiles {
     static Chunks chunks(const Sample<float>& sample) { return sample.pair_chunks; }
     __host__ __device__ static size_t row_bytes(int width) { return size_t(kPlanes) * (width + kPad) * 2; }
 
+    __device__ static Copier copier(int width) { return Copier(width / 8); }
     // One chunk of `rows` positions from `first` on, zeros beyond the last: [plane][row][width + kPad].
-    __device__ static void load(unsigned char* shared, const Operand<uint16_t, float>& operand, int sample,
-                                int first, int rows, Chunks chunks, int chunk) {
-        auto* out = reinterpret_cast<uint16_t*>(shared);
-        const int size = operand.size(sample), pieces = chunks.width / 8, all = rows * kPlanes * pieces;
-        for (int n = int(threadIdx.x); n < all; n += int(blockDim.x)) {
-            const int piece = n % pieces, plane = n / pieces % kPlanes, row = n / (pieces * kPlanes);
+    template <bool kIndexed>
+    __device__ static void load(unsigned char* shared, const Operand<uint16_t, float, kIndexed>& operand,
+                                int sample, int first, int rows, Chunks chunks, int chunk, const Copier& copier) {
+        auto* out = reinterpret_cast<uint16_t*>(shared) + copier.piece * 8;
+        const int size = operand.size(sample), stride = chunks.width + kPad;
+        for (int row = copier.row; row < rows; row += copier.step) {
             const bool inside = first + row < size;
             const int64_t position =
                 int64_t(sample) * operand.count + (inside ? operand.position(sample, first + row) : 0);
-            copy_async16(out + (plane * rows + row) * (chunks.width + kPad) + piece * 8,
-                         operand.data + ((position * chunks.count + chunk) * 2 + plane) * chunks.width + piece * 8,
-                         inside);
+            const uint16_t* in = operand.data + (position * chunks.count + chunk) * 2 * chunks.width + copier.piece * 8;
+#pragma unroll
+            for (int plane = 0; plane < kPlanes; ++plane) {
+                copy_async16(out + (plane * rows + row) * stride, in + plane * chunks.width, inside);
+            }
         }
     }
 
@@ -137,16 +151,14 @@ struct TensorTiles {
     }
 
     // (|X|^2 + |Y|^2) / 2 - X Y as |X - Y|^2 / 2, accurate relative to itself. By a whole warp, for one pair.
-    __device__ static float exact(const Operand<uint16_t, float>& rows, int64_t row,
-                                  const Operand<uint16_t, float>& columns, int64_t column, Chunks chunks) {
+    //   row, column: where their features begin
+    __device__ static float exact(const uint16_t* row, const uint16_t* column, Chunks chunks) {
         const int lane = int(threadIdx.x) % 32;
-        const uint16_t* a = rows.data + row * 2 * chunks.depth();
-        const uint16_t* b = columns.data + column * 2 * chunks.depth();
         float sum = 0;
         for (int c = lane; c < chunks.depth(); c += 32) {
             const int at = c / chunks.width * 2 * chunks.width + c % chunks.width;
-            const float half = to_float(Half{a[at]}) - to_float(Half{b[at]});
-            const float rest = to_float(Half{a[at + chunks.width]}) - to_float(Half{b[at + chunks.width]});
+            const float half = to_float(Half{row[at]}) - to_float(Half{column[at]});
+            const float rest = to_float(Half{row[at + chunks.width]}) - to_float(Half{column[at + chunks.width]});
             const float difference = fmaf(rest, 1 / kResidueScale, half);
             sum = fmaf(difference, difference, sum);
         }
@@ -195,17 +207,19 @@ struct DifferenceTiles {
     static Chunks chunks(const Sample<T>& sample) { return sample.value_chunks; }
     __host__ __device__ static size_t row_bytes(int width) { return size_t(width + kPad) * sizeof(T); }
 
-    __device__ static void load(unsigned char* shared, const Operand<T, T>& operand, int sample, int first,
-                                int rows, Chunks chunks, int chunk) {
-        auto* out = reinterpret_cast<T*>(shared);
-        const int size = operand.size(sample), pieces = chunks.width / kVector, all = rows * pieces;
-        for (int n = int(threadIdx.x); n < all; n += int(blockDim.x)) {
-            const int piece = n % pieces, row = n / pieces;
+    __device__ static Copier copier(int width) { return Copier(width / kVector); }
+    template <bool kIndexed>
+    __device__ static void load(unsigned char* shared, const Operand<T, T, kIndexed>& operand, int sample,
+                                int first, int rows, Chunks chunks, int chunk, const Copier& copier) {
+        auto* out = reinterpret_cast<T*>(shared) + copier.piece * kVector;
+        const int size = operand.size(sample);
+        for (int row = copier.row; row < rows; row += copier.step) {
             const bool inside = first + row < size;
             const int64_t position =
                 int64_t(sample) * operand.count + (inside ? operand.position(sample, first + row) : 0);
-            copy_async16(out + row * (chunks.width + kPad) + piece * kVector,
-                         operand.data + (position * chunks.count + chunk) * chunks.width + piece * kVector, inside);
+            copy_async16(out + row * (chunks.width + kPad),
+                         operand.data + (position * chunks.count + chunk) * chunks.width + copier.piece * kVector,
+                         inside);
         }
     }
 

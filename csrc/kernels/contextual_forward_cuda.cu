@@ -153,27 +153,25 @@ size_t forward(Launcher& launcher, const ContextualProblem& problem, const Featu
     const DeviceChannels channels = stage_channels(launcher, problem.channels, sample.channel_memory);
     prepare<S>(launcher, sample, problem, source, target, channels);
 
-    const auto all_rows = operand<SourceTiles>(sample.source), all_columns = operand<SourceTiles>(sample.target);
-    const T scale = T(sample.differences ? 1 : 0.5);
-    Stream<SourceTiles> rows{all_rows, all_columns, chunks, 0, 0, true, scale, sample.not_finite};
-    Stream<TargetTiles> columns{all_columns, all_rows, chunks, 0, 0, true, scale, sample.not_finite};
+    const Stream<SourceTiles, false, false> rows(sample, sample.source, sample.target, sample.not_finite);
+    const Stream<TargetTiles, false, false> columns(sample, sample.target, sample.source, sample.not_finite);
     const dim3 row_grid(unsigned(ceil_div(nx, kThreads)), unsigned(batch));
 
     partials.splits = by_rows.splits;
     RowMinima<T> minima{partials.value, partials.arg, refining, int32_t(batch), int32_t(nx),
                         problem.spatial_weight > 0};
-    launch_stream<SourceTiles, NoSums>(launcher, by_rows, rows, nx, batch, minima);
+    launch_stream<NoSums>(launcher, by_rows, rows, nx, batch, minima);
     launcher.zero(most_refined, size_t(batch) * sizeof(float));
     launcher.launch(finish_minima<T>, row_grid, kThreads, 0, partials, refining, SourceTiles::kRefines,
                     int32_t(batch), int32_t(nx), out, constants, reinterpret_cast<int32_t*>(most_refined));
     RowSums<T> sums{constants, partials.sum, int32_t(batch), int32_t(nx)};
-    launch_stream<SourceTiles, NoSums>(launcher, by_rows, rows, nx, batch, sums);
+    launch_stream<NoSums>(launcher, by_rows, rows, nx, batch, sums);
     launcher.launch(finish_sums<T>, row_grid, kThreads, 0, partials, int32_t(batch), int32_t(nx),
                     __builtin_log2(double(ny)), out, constants);
     partials.splits = by_columns.splits;
     ColumnMaxima<T> best{constants, most_refined, partials.value, partials.arg, int32_t(batch), int32_t(ny),
                          int32_t(nx)};
-    launch_stream<TargetTiles, NoSums>(launcher, by_columns, columns, ny, batch, best);
+    launch_stream<NoSums>(launcher, by_columns, columns, ny, batch, best);
     launcher.launch(finish_loss<T>, dim3(unsigned(batch)), kReduceThreads, kReduceShared, partials, int32_t(batch),
                     int32_t(nx), int32_t(ny), problem.form, problem.eps_log, out);
     return 0;

@@ -42,6 +42,13 @@ __device__ __forceinline__ uint32_t pack_bfloat16s(float low, float high) {
     return result;
 }
 
+// The same number, about which the compiler knows nothing: it computes again what follows from it, and does not keep
+// that in registers from before.
+__device__ __forceinline__ int forgotten(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 // 2^x to about 2 units in the last place; results below the least normal number are 0.
 __device__ __forceinline__ float exp2_fast(float x) {
     float result;
