@@ -391,9 +391,9 @@ struct PlainSums {
         }
     }
 
+    // Between two tiles the block has waited: the last weights are read.
     __device__ void take(const Tile<T>& tile, unsigned char* shared) {
         T* out = own(shared);
-        __syncwarp();  // until all have read the last ones
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n) {
 #pragma unroll

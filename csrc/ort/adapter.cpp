@@ -47,8 +47,9 @@ OrtAllocator* Node::allocator() const {
     return allocator;
 }
 
-Resources::Resources(const Node& node)
+Resources::Resources(const Node& node, Device device_)
     : api(node.api()),
+      device(device_),
       allocator(node.allocator()),
       tasks(std::max(1, int(std::thread::hardware_concurrency()))) {}
 
@@ -86,6 +87,12 @@ Tensor Run::required(size_t index, const char* name) const {
     return *std::move(tensor);
 }
 
+void* Run::stream() const {
+    void* stream = nullptr;
+    check_status(resources_.api, resources_.api.KernelContext_GetGPUComputeStream(context_, &stream));
+    return stream;
+}
+
 void* Run::output(size_t index, const Shape& shape) const {
     const OrtApi& api = resources_.api;
     OrtValue* value = nullptr;
@@ -119,20 +126,29 @@ void Run::run_tasks(void* context, int tasks, void (*body)(void*, int), void* ar
     }
 }
 
-Workspace::Workspace(const Resources& resources, const std::vector<size_t>& bytes)
-    : allocator_(resources.allocator) {
+Workspace::Workspace(const Run& run, const std::vector<size_t>& bytes)
+    : resources_(run.resources()), stream_(resources_.device == Device::kCuda ? run.stream() : nullptr) {
     const auto aligned = [](uintptr_t size) {
-        return (size + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
+        return (size + kDeviceAlignment - 1) / kDeviceAlignment * kDeviceAlignment;
     };
-    size_t total = kWorkspaceAlignment;
+    size_t total = kDeviceAlignment;
     for (size_t size : bytes) total += aligned(size);
     parts_.reserve(bytes.size());
-    memory_ = allocator_->Alloc(allocator_, total);
+    memory_ = resources_.device == Device::kCuda ? allocate_on_stream(total, stream_)
+                                                 : resources_.allocator->Alloc(resources_.allocator, total);
     if (memory_ == nullptr) throw std::bad_alloc();
     uintptr_t next = aligned(reinterpret_cast<uintptr_t>(memory_));
     for (size_t size : bytes) {
         parts_.push_back(reinterpret_cast<void*>(next));
         next += aligned(size);
+    }
+}
+
+Workspace::~Workspace() {
+    if (resources_.device == Device::kCuda) {
+        free_on_stream(memory_, stream_);
+    } else {
+        resources_.allocator->Free(resources_.allocator, memory_);
     }
 }
 

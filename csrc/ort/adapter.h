@@ -8,6 +8,7 @@
 
 #include "api.h"
 #include "common.h"
+#include "device.h"
 
 namespace pe::ort_adapter {
 
@@ -39,12 +40,13 @@ class Node {
 // What the runs of a node need.
 class Resources {
   public:
-    explicit Resources(const Node& node);
+    Resources(const Node& node, Device device);
     Resources(const Resources&) = delete;
     Resources& operator=(const Resources&) = delete;
     ~Resources() { api.ReleaseAllocator(allocator); }
 
     const OrtApi& api;
+    const Device device;
     OrtAllocator* const allocator;
     // That a kernel may cut its work into: one for each processor. ONNX Runtime does not say how many threads
     // the session has; where it has fewer, some of them take several tasks.
@@ -61,6 +63,8 @@ class Run {
     std::optional<Tensor> input(size_t index) const;
     // name: what errors call it.
     Tensor required(size_t index, const char* name) const;
+    // Of a CUDA device: what the node's kernels are put on.
+    void* stream() const;
     // Memory of an output; null where the node has no such output.
     void* output(size_t index, const Shape& shape) const;
 
@@ -85,13 +89,13 @@ class Run {
     size_t inputs_ = 0, outputs_ = 0;
 };
 
-// Memory of the session's arena in parts, each aligned as kernels want it.
+// Memory in parts, each aligned as kernels want it: of the session's arena, or of the CUDA device.
 class Workspace {
   public:
-    Workspace(const Resources& resources, const std::vector<size_t>& bytes);
+    Workspace(const Run& run, const std::vector<size_t>& bytes);
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
-    ~Workspace() { allocator_->Free(allocator_, memory_); }
+    ~Workspace();
 
     template <typename T = void>
     T* part(size_t index) const {
@@ -99,7 +103,8 @@ class Workspace {
     }
 
   private:
-    OrtAllocator* allocator_;
+    const Resources& resources_;
+    void* stream_;
     void* memory_;
     std::vector<void*> parts_;
 };

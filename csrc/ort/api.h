@@ -25,6 +25,11 @@ inline void check_status(const OrtApi& api, OrtStatus* status) {
     throw std::runtime_error(message);
 }
 
+// Throws what a call of kernels for CUDA said, unless it is null.
+inline void check_cuda(const char* error) {
+    if (error != nullptr) throw std::runtime_error(std::string("CUDA: ") + error);
+}
+
 // Whether the status is null. Releases it.
 inline bool succeeded(const OrtApi& api, OrtStatus* status) {
     if (status == nullptr) return true;

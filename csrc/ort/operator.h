@@ -34,8 +34,8 @@ inline ONNXTensorElementDataType element_type(Type type) {
     return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
-// An operator for one type of features. Operators of one name are one to ONNX Runtime, which takes the one
-// that the types of the inputs fit. Kernel has:
+// An operator for one type of features on one device. Operators of one name are one to ONNX Runtime, which takes the one
+// that the types of the inputs and the node's provider fit. Kernel has:
 //
 //     static constexpr const char* kName;
 //     static constexpr Input kInputs[]; static constexpr Output kOutputs[];
@@ -46,14 +46,14 @@ template <typename Kernel>
 class Operator : public OrtCustomOp {
   public:
     // infer: whether shapes are inferred. The operator must outlive the sessions that it is registered in.
-    Operator(const OrtApi& api, Type type, bool infer) : OrtCustomOp{}, api_(api), type_(type) {
+    Operator(const OrtApi& api, Type type, Device device, bool infer)
+        : OrtCustomOp{}, api_(api), type_(type), device_(device) {
         version = kApiVersion;
         OrtCustomOp::CreateKernelV2 = &create;
         OrtCustomOp::KernelComputeV2 = &compute;
         OrtCustomOp::KernelDestroy = [](void* instance) { delete static_cast<Instance*>(instance); };
         OrtCustomOp::GetName = [](const OrtCustomOp*) { return Kernel::kName; };
-        // Null: that of the CPU.
-        OrtCustomOp::GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
+        OrtCustomOp::GetExecutionProviderType = [](const OrtCustomOp* op) { return provider(of(op).device_); };
         OrtCustomOp::GetInputTypeCount = [](const OrtCustomOp*) { return std::size(Kernel::kInputs); };
         OrtCustomOp::GetOutputTypeCount = [](const OrtCustomOp*) { return std::size(Kernel::kOutputs); };
         OrtCustomOp::GetInputType = [](const OrtCustomOp* op, size_t index) {
@@ -69,14 +69,17 @@ class Operator : public OrtCustomOp {
         OrtCustomOp::GetOutputCharacteristic = [](const OrtCustomOp*, size_t index) {
             return characteristic(Kernel::kOutputs[index].optional);
         };
-        OrtCustomOp::GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+        // Channels and factors are constants, which kernels read on the CPU.
+        OrtCustomOp::GetInputMemoryType = [](const OrtCustomOp*, size_t index) {
+            return Kernel::kInputs[index].type == kFeatures ? OrtMemTypeDefault : OrtMemTypeCPUInput;
+        };
         if (infer) OrtCustomOp::InferOutputShapeFn = &infer_shapes;
     }
 
   private:
     // A kernel with what its runs need.
     struct Instance {
-        Instance(const Node& node, Type type) : resources(node), kernel(node, type) {}
+        Instance(const Node& node, Type type, Device device) : resources(node, device), kernel(node, type) {}
 
         Resources resources;
         Kernel kernel;
@@ -90,7 +93,8 @@ class Operator : public OrtCustomOp {
 
     static OrtStatus* create(const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
         const OrtApi& api = of(op).api_;
-        return guarded(api, Kernel::kName, [&] { *kernel = new Instance(Node(api, info), of(op).type_); });
+        return guarded(api, Kernel::kName,
+                       [&] { *kernel = new Instance(Node(api, info), of(op).type_, of(op).device_); });
     }
 
     static OrtStatus* compute(void* instance, OrtKernelContext* context) {
@@ -106,6 +110,7 @@ class Operator : public OrtCustomOp {
 
     const OrtApi& api_;
     const Type type_;
+    const Device device_;
 };
 
 }  // namespace pe::ort_adapter

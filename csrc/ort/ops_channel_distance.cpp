@@ -1,5 +1,7 @@
 #include "ops_channel_distance.h"
 
+#include "channel_distance_cuda.h"
+
 namespace pe::ort_adapter {
 
 ChannelDistance::ChannelDistance(const Node& node, Type type)
@@ -25,9 +27,15 @@ void ChannelDistance::run(const Run& run) const {
 
     void* const distance = run.output(0, {problem.batch});
     void* const map = run.output(1, {problem.batch, 1, problem.height, problem.width});
+#ifdef PE_CUDA
+    if (run.resources().device == Device::kCuda) {
+        const Workspace workspace(run, {channel_distance_forward_cuda_workspace(problem)});
+        return check_cuda(channel_distance_forward_cuda(problem, features_of(first), features_of(second), distance,
+                                                        map, workspace.part(0), run.stream()));
+    }
+#endif
     run.on_session_threads([&](const Pool& pool) {
-        const Workspace workspace(run.resources(),
-                                  {channel_distance_forward_workspace(problem, pool.threads)});
+        const Workspace workspace(run, {channel_distance_forward_workspace(problem, pool.threads)});
         channel_distance_forward(problem, features_of(first), features_of(second), distance, map,
                                  workspace.part(0), pool);
     });

@@ -1,5 +1,7 @@
 #include "ops_contextual.h"
 
+#include "contextual_cuda.h"
+
 namespace pe::ort_adapter {
 
 ContextualLoss::ContextualLoss(const Node& node, Type type) {
@@ -31,20 +33,32 @@ void ContextualLoss::run(const Run& run) const {
     const size_t real = problem.type == Type::kFloat64 ? sizeof(double) : sizeof(float);
     const size_t sources = size_t(problem.batch * problem.source_positions());
     const size_t targets = size_t(problem.batch * problem.target_positions());
-    run.on_session_threads([&](const Pool& pool) {
+    const auto compute = [&](size_t kernel_bytes, const auto& kernel) {
         // What only a gradient needs goes to the workspace.
-        const Workspace workspace(
-            run.resources(),
-            {contextual_forward_workspace(problem, pool.threads, false), map == nullptr ? targets * real : 0,
-             targets * sizeof(int32_t), sources * real, sources * sizeof(int32_t), sources * real});
+        const Workspace workspace(run, {kernel_bytes, map == nullptr ? targets * real : 0, targets * sizeof(int32_t),
+                                        sources * real, sources * sizeof(int32_t), sources * real});
         const ContextualStatistics statistics{map == nullptr ? workspace.part(1) : map,
                                               workspace.part<int32_t>(2),
                                               workspace.part(3),
                                               workspace.part<int32_t>(4),
                                               workspace.part(5),
                                               nullptr};
-        contextual_forward(problem, features_of(source), features_of(target), loss, statistics,
-                           workspace.part(0), pool);
+        kernel(statistics, workspace.part(0));
+    };
+#ifdef PE_CUDA
+    if (run.resources().device == Device::kCuda) {
+        return compute(contextual_forward_cuda_workspace(problem), [&](const auto& statistics, void* memory) {
+            check_cuda(contextual_forward_cuda(problem, features_of(source), features_of(target), loss, statistics,
+                                               memory, run.stream()));
+        });
+    }
+#endif
+    run.on_session_threads([&](const Pool& pool) {
+        compute(contextual_forward_workspace(problem, pool.threads, false),
+                [&](const auto& statistics, void* memory) {
+                    contextual_forward(problem, features_of(source), features_of(target), loss, statistics, memory,
+                                       pool);
+                });
     });
 }
 

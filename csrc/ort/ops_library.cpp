@@ -13,11 +13,11 @@ constexpr const char* kDomain = "pe_runtime";
 // One operator for each type of features.
 template <typename Kernel>
 struct Overloads {
-    Overloads(const OrtApi& api, bool infer)
-        : operators{{api, Type::kFloat32, infer},
-                    {api, Type::kFloat64, infer},
-                    {api, Type::kFloat16, infer},
-                    {api, Type::kBFloat16, infer}} {}
+    Overloads(const OrtApi& api, Device device, bool infer)
+        : operators{{api, Type::kFloat32, device, infer},
+                    {api, Type::kFloat64, device, infer},
+                    {api, Type::kFloat16, device, infer},
+                    {api, Type::kBFloat16, device, infer}} {}
 
     void add_to(const OrtApi& api, OrtCustomOpDomain* domain) const {
         for (const Operator<Kernel>& op : operators) {
@@ -33,10 +33,14 @@ struct Overloads {
 class Library {
   public:
     Library(const OrtApi& api, bool infer)
-        : api_(api), contextual_(api, infer), channel_distance_(api, infer) {
+        : api_(api),
+          contextual_{{api, Device::kCpu, infer}, {api, Device::kCuda, infer}},
+          channel_distance_{{api, Device::kCpu, infer}, {api, Device::kCuda, infer}} {
         check_status(api, api.CreateCustomOpDomain(kDomain, &domain_));
-        contextual_.add_to(api, domain_);
-        channel_distance_.add_to(api, domain_);
+        for (int device = 0; device < (has_cuda() ? 2 : 1); ++device) {
+            contextual_[device].add_to(api, domain_);
+            channel_distance_[device].add_to(api, domain_);
+        }
     }
     Library(const Library&) = delete;
     Library& operator=(const Library&) = delete;
@@ -57,8 +61,8 @@ class Library {
 
   private:
     const OrtApi& api_;
-    const Overloads<ContextualLoss> contextual_;
-    const Overloads<ChannelDistance> channel_distance_;
+    const Overloads<ContextualLoss> contextual_[2];  // by device
+    const Overloads<ChannelDistance> channel_distance_[2];
     OrtCustomOpDomain* domain_ = nullptr;
 };
 

@@ -1,13 +1,15 @@
 // The operators in ONNX Runtime: the bits of the kernels for every type, with and without what is optional,
 // from several threads at once; and a message for what they refuse. Values are held to the definition in
 // Python.
+// Compiled with PE_CUDA, the kernels are those for CUDA, emulated, and the library is one that has them in the
+// place of the CPU's.
 //   test_ort LIBONNXRUNTIME LIBPE_RUNTIME_ORT
 #include <cstring>
 #include <random>
 #include <thread>
 
-#include "channel_distance.h"
-#include "contextual.h"
+#include "channel_distance_cuda.h"
+#include "contextual_cuda.h"
 #include "half.h"
 #include "onnx_model.h"
 #include "ort_session.h"
@@ -138,11 +140,17 @@ void expect_contextual(const Tensor& source, const Tensor& target, const Options
     const size_t ny = size_t(problem.batch * problem.target_positions());
     std::vector<T> loss(size_t(problem.batch)), map(ny), row_min(nx), row_log_sum(nx);
     std::vector<int32_t> map_arg(ny), row_min_arg(nx);
+    const pe::ContextualStatistics statistics{map.data(),         map_arg.data(),     row_min.data(),
+                                              row_min_arg.data(), row_log_sum.data(), nullptr};
+#ifdef PE_CUDA
+    const Aligned workspace(contextual_forward_cuda_workspace(problem));
+    CHECK(contextual_forward_cuda(problem, planar(source), planar(target), loss.data(), statistics,
+                                  workspace.memory, nullptr) == nullptr);
+#else
     const Aligned workspace(contextual_forward_workspace(problem, 1, false));
-    contextual_forward(
-        problem, planar(source), planar(target), loss.data(),
-        {map.data(), map_arg.data(), row_min.data(), row_min_arg.data(), row_log_sum.data(), nullptr},
-        workspace.memory, pe::sequential_pool());
+    contextual_forward(problem, planar(source), planar(target), loss.data(), statistics, workspace.memory,
+                       pe::sequential_pool());
+#endif
     CHECK(outputs[0].data.size() == loss.size() * sizeof(T));
     CHECK(std::memcmp(outputs[0].data.data(), loss.data(), outputs[0].data.size()) == 0);
     if (!options.map) return;
@@ -206,9 +214,15 @@ void test_channel_distance(const Runtime& runtime, int element, bool unit, const
     if (unit) std::swap(problem.channels.weights, problem.linear);
     const size_t size = real == kDouble ? 8 : 4;
     std::vector<char> distance(3 * size), map(3 * 45 * size);
+#ifdef PE_CUDA
+    const Aligned workspace(channel_distance_forward_cuda_workspace(problem));
+    CHECK(channel_distance_forward_cuda(problem, planar(first), planar(second), distance.data(), map.data(),
+                                        workspace.memory, nullptr) == nullptr);
+#else
     const Aligned workspace(channel_distance_forward_workspace(problem, 1));
     channel_distance_forward(problem, planar(first), planar(second), distance.data(), map.data(),
                              workspace.memory, pe::sequential_pool());
+#endif
     CHECK(results[0].data == distance);
     if (options.map) CHECK(results[1].data == map);
 }
