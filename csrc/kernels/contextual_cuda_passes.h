@@ -26,9 +26,9 @@ struct Refining {
           rounding(0x1p-23 * (1 + 0.25 * __builtin_sqrt(double(problem.channels.count)))) {}
 
     // Row minima up to this are taken exactly.
-    __host__ __device__ T cutoff() const { return T(rounding / (bandwidth * kTolerable) - eps); }
+    T cutoff() const { return T(rounding / (bandwidth * kTolerable) - eps); }
     // A distance this much above the least one known may still be the least.
-    __host__ __device__ T margin() const { return T(8 * rounding); }
+    T margin() const { return T(8 * rounding); }
     // Distances of a row that are below this are taken exactly; 0: none.
     __device__ T threshold(double least) const {
         const double scale = bandwidth * (least + eps), error = rounding / scale;
@@ -56,7 +56,7 @@ template <typename T>
 struct RowMinima {
     T* value;      // [splits][batch][rows]
     int32_t* arg;  // [splits][batch][rows]
-    Refining<T> refining;
+    T cutoff, margin;  // of Refining
     int32_t batch, rows;
     bool spatial;
 
@@ -73,7 +73,6 @@ struct RowMinima {
     // What may be the least distance is exact where it matters. With a spatial term, which is not in the tile
     // yet, all that is small enough to matter.
     __device__ void limits(State& state, const Tile<T>& tile) const {
-        const T cutoff = refining.cutoff(), margin = refining.margin();
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             T least = state.best[half];

@@ -158,7 +158,7 @@ size_t forward(Launcher& launcher, const ContextualProblem& problem, const Featu
     const dim3 row_grid(unsigned(ceil_div(nx, kThreads)), unsigned(batch));
 
     partials.splits = by_rows.splits;
-    RowMinima<T> minima{partials.value, partials.arg, refining, int32_t(batch), int32_t(nx),
+    RowMinima<T> minima{partials.value, partials.arg, refining.cutoff(), refining.margin(), int32_t(batch), int32_t(nx),
                         problem.spatial_weight > 0};
     launch_stream<NoSums>(launcher, by_rows, rows, nx, batch, minima);
     launcher.zero(most_refined, size_t(batch) * sizeof(float));
