@@ -12,7 +12,14 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import ExecError
 
 ROOT = Path(__file__).resolve().parent
-OPTIONS = ("PE_CUDA", "PE_TORCH", "PE_TORCH_ROOT", "PE_ORT", "ONNXRUNTIME_INCLUDE_DIR")
+OPTIONS = (
+    "PE_CUDA",
+    "PE_CUDA_ARCHITECTURES",
+    "PE_TORCH",
+    "PE_TORCH_ROOT",
+    "PE_ORT",
+    "ONNXRUNTIME_INCLUDE_DIR",
+)
 
 
 class CMakeBuild(build_ext):

@@ -13,83 +13,19 @@ forward with backward to the source.
 from __future__ import annotations
 
 import json
-import math
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-import torch.nn.functional as F
+from contextual_peers import PEERS, pair
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from timing import measure, median_time
-from torch import Tensor
 
 from pe_runtime.atomic import atomic_path
-from pe_runtime.functional import contextual_loss
-
-H = 0.5
-
-
-def units(source: Tensor, target: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    mean = target.mean(over, keepdim=True)
-    return F.normalize(source - mean, dim=1).flatten(2), F.normalize(target - mean, dim=1).flatten(2)
-
-
-def eager(source: Tensor, target: Tensor) -> Tensor:
-    x, y = units(source, target, (2, 3))
-    d = (1 - x.transpose(1, 2) @ y).clamp_min(0)
-    w = torch.exp((1 - d / (d.amin(2, keepdim=True) + 1e-5)) / H)
-    cx = w / w.sum(2, keepdim=True)
-    return -torch.log(cx.amax(1).mean(1)).mean()
-
-
-def eager_softmax(source: Tensor, target: Tensor) -> Tensor:
-    x, y = units(source, target, (2, 3))
-    d = (1 - x.transpose(1, 2) @ y).clamp_min(0)
-    scaled = -d / (H * (d.amin(2, keepdim=True) + 1e-5))
-    return -torch.log(torch.softmax(scaled, dim=2).amax(1).mean(1)).mean()
-
-
-def pytorch_port(source: Tensor, target: Tensor) -> Tensor:
-    x, y = units(source, target, (0, 2, 3))
-    d = 1 - torch.bmm(x.transpose(1, 2), y)
-    d = d / (d.min(dim=2, keepdim=True)[0] + 1e-5)
-    w = torch.exp((1 - d) / H)
-    cx = w / torch.sum(w, dim=2, keepdim=True)
-    return torch.mean(-torch.log(torch.mean(torch.max(cx, dim=1)[0], dim=1) + 1e-5))
-
-
-def mechrez(source: Tensor, target: Tensor) -> Tensor:
-    x, y = units(source, target, (0, 2, 3))
-    raw = -(x.transpose(1, 2) @ y - 1) / 2
-    relative = raw / (raw.amin(2, keepdim=True) + 1e-5)
-    weights = torch.exp((1.0 - relative) / H)
-    cs = weights / weights.sum(2, keepdim=True)
-    return -torch.log(cs.amax(1).mean(1)).mean()
-
-
-def product(source: Tensor, target: Tensor) -> Tensor:
-    return source.flatten(2).transpose(1, 2) @ target.flatten(2)
-
-
-def ours(source: Tensor, target: Tensor) -> Tensor:
-    return contextual_loss(source, target, bandwidth=H, kernels="native")
-
-
-# Matrices of all pairs that are alive at once, forward and with backward: what decides whether a peer fits.
-PEERS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int, int]] = {
-    "pe_runtime": (ours, 0, 0),
-    "eager": (eager, 4, 8),
-    "eager, softmax": (eager_softmax, 4, 6),
-    "torch.compile": (torch.compile(eager_softmax), 2, 4),
-    "PyTorch port": (pytorch_port, 4, 8),
-    "TF formula": (mechrez, 4, 8),
-    "matrix product": (product, 1, 1),
-}
 
 
 def best_sgemm() -> float:
@@ -104,11 +40,8 @@ def best_sgemm() -> float:
 def measure_peer(
     name: str, size: int, channels: int, batch: int, backward: bool, runs: int
 ) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch, channels, math.isqrt(size), math.isqrt(size))
-    source = torch.rand(shape, generator=generator).sub_(0.5).relu_()
-    target = (source + 0.15 * torch.randn(shape, generator=generator)).relu_()
-    function = PEERS[name][0]
+    source, target = pair(size, channels, batch)
+    function = PEERS[name].function
     source.requires_grad_(backward)
 
     def run() -> None:

@@ -18,7 +18,7 @@ import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from contextual import eager, pytorch_port
+from contextual_peers import eager, pytorch_port
 from PIL import Image
 from rich.console import Console
 from rich.table import Table

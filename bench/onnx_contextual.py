@@ -20,7 +20,8 @@ from typing import Any
 import click
 import onnx
 import torch
-from contextual import eager, numbers
+from contextual import numbers
+from contextual_peers import eager
 from rich.console import Console
 from rich.table import Table
 from timing import measure

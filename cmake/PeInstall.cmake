@@ -7,6 +7,10 @@ if(TARGET pe_torch)
     list(APPEND pe_installed pe_torch)
     install(TARGETS pe_torch LIBRARY DESTINATION . COMPONENT package EXCLUDE_FROM_ALL)
 endif()
+if(TARGET pe_torch_cuda)
+    list(APPEND pe_installed pe_torch_cuda)
+    install(TARGETS pe_torch_cuda LIBRARY DESTINATION . COMPONENT package EXCLUDE_FROM_ALL)
+endif()
 if(TARGET pe_ort)
     install(TARGETS pe_ort LIBRARY DESTINATION . COMPONENT package EXCLUDE_FROM_ALL)
     install(TARGETS pe_ort LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT development)
@@ -26,6 +30,13 @@ install(TARGETS ${pe_installed} EXPORT pe_runtime
         LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT development)
 install(EXPORT pe_runtime NAMESPACE pe_runtime:: FILE pe_runtimeTargets.cmake
         DESTINATION "${pe_config_dir}" COMPONENT development)
+# On its own: linking to it takes a CUDA toolkit, which a program without it need not have.
+if(TARGET pe_kernels_cuda)
+    install(TARGETS pe_kernels_cuda EXPORT pe_runtime_cuda
+            ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT development)
+    install(EXPORT pe_runtime_cuda NAMESPACE pe_runtime:: FILE pe_runtimeCudaTargets.cmake
+            DESTINATION "${pe_config_dir}" COMPONENT development)
+endif()
 configure_package_config_file(cmake/pe_runtimeConfig.cmake.in pe_runtimeConfig.cmake
                               INSTALL_DESTINATION "${pe_config_dir}")
 write_basic_package_version_file(pe_runtimeConfigVersion.cmake COMPATIBILITY SameMinorVersion)

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pe_runtime import __version__
 from pe_runtime.checks import check_choice
 from pe_runtime.exporters.fold import folded
+from pe_runtime.losses import ContextualLoss
 from pe_runtime.metrics import Metric
 
 METADATA_KEY = "pe_runtime"
@@ -126,6 +127,8 @@ class ScoreGraph(nn.Module):
         self.metric = copy.deepcopy(metric).to(device="cpu", dtype=torch.float32)
         del self.metric.backbone
         self.metric.kernels = kernels
+        if isinstance(self.metric, ContextualLoss):
+            self.metric.contextual = replace(self.metric.contextual, matmul_precision="highest")
         if tap_map is not None:
             self.metric.tap_map = _bound(tap_map, self.metric)  # type: ignore[method-assign, assignment]
         self.passing = None if not interface.verdict else largest_passing(interface.threshold or 0.0)

@@ -5,9 +5,9 @@ is computed in float32: rounded to bf16 or TF32, near-identical features give wr
 to show it. `channels` selects some of the C channels, `weights` multiplies the selected features.
 NaN in the features propagates to the result of its sample.
 
-`kernels` says what computes: "auto", native operators where they are there and can (CPU tensors, any distance
-but "l1"), and the definitions in plain PyTorch otherwise; "native" or "reference" insist on either. The
-environment variable PE_RUNTIME_KERNELS decides what "auto" is.
+`kernels` says what computes: "auto", native operators where they are there and can (on the CPU and CUDA, any
+distance but "l1"), and the definitions in plain PyTorch otherwise; "native" or "reference" insist on either.
+The environment variable PE_RUNTIME_KERNELS decides what "auto" is.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def contextual_loss(
     symmetric: bool = False,
     form: str = "log",
     parity: str | None = None,
+    matmul_precision: str = "highest",
     reduction: str = "mean",
     kernels: str = "auto",
 ) -> Tensor:
@@ -81,6 +82,10 @@ def contextual_loss(
         symmetric: take the mean of both directions.
         form: "log": -log CX, or "one_minus": 1 - CX.
         parity: a key of `PARITY`: overrides `center` and `form` to give that implementation's numbers.
+        matmul_precision: of float32 features on CUDA, as `torch.set_float32_matmul_precision` has it.
+            "highest": products are accurate to float32. "high": operands are rounded to 11 significant bits,
+            as TF32 does; several times faster, but the loss of near-identical features is wrong, see
+            docs/native.md. On the CPU, and by the definitions, everything is "highest".
         reduction: "mean" or "sum" over samples, or "none".
         kernels: "auto", "native" or "reference".
 
@@ -100,6 +105,7 @@ def contextual_loss(
         symmetric=symmetric,
         form=form,
         parity=parity,
+        matmul_precision=matmul_precision,
     )
     check_choice(reduction, "reduction", REDUCTIONS)
     check_choice(kernels, "kernels", ops.KERNELS)
@@ -190,7 +196,7 @@ def contextual_and_map(
     Both arguments are checked, see `pe_runtime.reference.contextual_loss` for the map.
     """
     obstacle = "distance 'l1' has no kernel" if settings.distance == "l1" else _obstacle(source, target)
-    if not ops.use_native(kernels, obstacle):
+    if not ops.use_native(kernels, obstacle, source.device):
         source, target = (select(features, channels, weights) for features in (source, target))
         return definitions.contextual_loss(source, target, settings)
     source, target, indices, factors = _native_inputs(source, target, channels, weights)
@@ -198,7 +204,10 @@ def contextual_and_map(
         *(indices, factors, settings.bandwidth, settings.distance, settings.center),
         *(settings.spatial_weight, settings.form, settings.eps, settings.eps_log),
         # Forward is cheaper without them, forward and backward together with them.
-        torch.is_grad_enabled() and (source.requires_grad or target.requires_grad),
+        source.device.type in ops.ROW_SUMS
+        and torch.is_grad_enabled()
+        and (source.requires_grad or target.requires_grad),
+        settings.matmul_precision,
     )
     loss, log_similarity = torch.ops.pe_runtime.contextual(source, target, *constants)[:2]
     if settings.symmetric:
@@ -214,7 +223,7 @@ def difference_and_map(
     kernels: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """`feature_distance` of each sample, (B,), and its map, (B, 1, H, W)."""
-    if ops.use_native(kernels, _obstacle(reference, distorted)):
+    if ops.use_native(kernels, _obstacle(reference, distorted), reference.device):
         inputs = _native_inputs(reference, distorted, channels, weights)
         return torch.ops.pe_runtime.channel_distance(*inputs, None, "squared")
     first, second = (select(features, channels, weights) for features in (reference, distorted))
@@ -232,10 +241,10 @@ def lpips_and_map(
     """`lpips_distance` of each sample, (B,), and its map, (B, 1, H, W)."""
     learned = isinstance(linear, Tensor) and linear.requires_grad
     obstacle = "linear requires a gradient" if learned else _obstacle(reference, distorted)
-    if ops.use_native(kernels, obstacle):
+    if ops.use_native(kernels, obstacle, reference.device):
         first, second, indices, _ = _native_inputs(reference, distorted, channels, None)
         count = first.shape[1] if indices is None else indices.shape[0]
-        factors = None if linear is None else _factors(linear, "linear", first, count)
+        factors = None if linear is None else _native_factors(linear, "linear", first, count)
         return torch.ops.pe_runtime.channel_distance(first, second, indices, None, factors, "unit")
     first, second = (select(features, channels, None) for features in (reference, distorted))
     factors = None if linear is None else _factors(linear, "linear", first, first.shape[1])
@@ -259,6 +268,7 @@ def contextual_settings(
     symmetric: bool = False,
     form: str = "log",
     parity: str | None = None,
+    matmul_precision: str = "highest",
 ) -> ContextualSettings:
     """Check the settings of the contextual loss, see `contextual_loss`.
 
@@ -272,6 +282,7 @@ def contextual_settings(
     check_choice(distance, "distance", definitions.DISTANCES)
     check_choice(center, "center", definitions.CENTERS)
     check_choice(form, "form", definitions.FORMS)
+    check_choice(matmul_precision, "matmul_precision", definitions.MATMUL_PRECISIONS)
     settings = ContextualSettings(
         bandwidth=float(bandwidth),
         distance=distance,
@@ -279,6 +290,7 @@ def contextual_settings(
         spatial_weight=float(spatial_weight),
         symmetric=bool(symmetric),
         form=form,
+        matmul_precision=matmul_precision,
     )
     return settings if parity is None else _with_parity(settings, parity)
 
@@ -290,7 +302,8 @@ def _with_parity(settings: ContextualSettings, parity: str) -> ContextualSetting
     known = ("cosine",) if parity == "pytorch-port" else ("cosine", "l2")
     if settings.distance not in known:
         raise ValueError(f"distance: expected {' or '.join(known)} with parity {parity!r}")
-    preset = replace(PARITY[parity], bandwidth=settings.bandwidth, distance=settings.distance)
+    kept = {name: getattr(settings, name) for name in ("bandwidth", "distance", "matmul_precision")}
+    preset = replace(PARITY[parity], **kept)
     return replace(preset, eps=1e-5) if settings.distance == "l2" else preset
 
 
@@ -320,8 +333,8 @@ def widen(tensor: Tensor) -> Tensor:
 def _obstacle(first: Tensor, second: Tensor) -> str | None:
     """Why the operators cannot take these features, None if they can."""
     for features in (first, second):
-        if features.device.type != "cpu":
-            return f"features are on {features.device.type!r}, and there are kernels for the CPU only"
+        if features.device.type not in ops.DEVICES:
+            return f"features are on {features.device.type!r}, with kernels for the CPU and CUDA only"
     if torch._C._are_functorch_transforms_active():
         return "torch.func has no gradient of operators that are registered with torch.library"
     return None
@@ -347,7 +360,7 @@ def _native_inputs(
         indices = torch.as_tensor(channels, dtype=torch.int64)
     if weights is not None:
         count = first.shape[1] if channels is None else len(channels)
-        factors = _factors(weights, "weights", first, count)
+        factors = _native_factors(weights, "weights", first, count)
     return first, second, indices, factors
 
 
@@ -358,8 +371,21 @@ def _check_channels(channels: Sequence[int], features: Tensor) -> None:
 
 
 def _factors(values: Tensor | Sequence[float], name: str, features: Tensor, count: int) -> Tensor:
+    return _checked_factors(values, name, features, count, features.device)
+
+
+def _native_factors(values: Tensor | Sequence[float], name: str, features: Tensor, count: int) -> Tensor:
+    """Factors as the operators take them: on the CPU, whatever the features are on."""
+    if isinstance(values, Tensor):
+        values = ops.on_cpu(values)
+    return _checked_factors(values, name, features, count, torch.device("cpu"))
+
+
+def _checked_factors(
+    values: Tensor | Sequence[float], name: str, features: Tensor, count: int, device: torch.device
+) -> Tensor:
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-    factors = torch.as_tensor(values, device=features.device, dtype=dtype)
+    factors = torch.as_tensor(values, device=device, dtype=dtype)
     if factors.shape != (count,):
         raise ValueError(
             f"{name}: expected one for each of {count} channels, got shape {tuple(factors.shape)}"

@@ -33,6 +33,8 @@ class ContextualLoss(Metric):
         symmetric: take the mean of both directions.
         form: "log" or "one_minus".
         parity: "mechrez-tensorflow" or "pytorch-port", see `pe_runtime.functional.PARITY`.
+        matmul_precision: "highest" or "high", of the kernels for CUDA: see
+            `pe_runtime.functional.contextual_loss`. Exported files compute "highest".
         tap_weights: weight >= 0 of each tap's loss; None: the mean over taps.
         reduction: "mean" (default), "sum" or "none".
         check_values: refuse images with values outside [0, 1] and NaN; off by default.
@@ -55,6 +57,7 @@ class ContextualLoss(Metric):
         symmetric: bool = False,
         form: str = "log",
         parity: str | None = None,
+        matmul_precision: str = "highest",
         tap_weights: Mapping[str, float] | None = None,
         reduction: str = "mean",
         check_values: bool = False,
@@ -75,6 +78,7 @@ class ContextualLoss(Metric):
             symmetric=symmetric,
             form=form,
             parity=parity,
+            matmul_precision=matmul_precision,
         )
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -107,7 +111,10 @@ class ContextualLoss(Metric):
 
     def settings(self) -> dict[str, Any]:
         """See `Metric.settings`."""
-        return {**super().settings(), **asdict(self.contextual)}
+        constants = asdict(self.contextual)
+        # As `kernels`, it is of this process: exported files have no such choice.
+        del constants["matmul_precision"]
+        return {**super().settings(), **constants}
 
 
 class TotalLoss(nn.Module):

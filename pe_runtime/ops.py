@@ -1,7 +1,8 @@
 """The native operators of PyTorch, `torch.ops.pe_runtime`: loading them, and when they are used.
 
-The library lies beside this file and is loaded when something first needs it. What C++ cannot say through
-torch's stable interface is registered here: shapes for compilers and exporters, and gradients.
+The libraries, one for the CPU and one for CUDA, lie beside this file and are loaded when something first
+needs them. What C++ cannot say through torch's stable interface is registered here: shapes for compilers and
+exporters, and gradients.
 """
 
 from __future__ import annotations
@@ -15,44 +16,76 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from pe_runtime.checks import check_choice
+from pe_runtime.checks import check_choice, is_tracing
 
 KERNELS = ("auto", "native", "reference")
 VARIABLE = "PE_RUNTIME_KERNELS"
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
+DEVICES = ("cpu", "cuda")
+ROW_SUMS = ("cpu",)
+"""Devices whose kernels keep sums of forward for backward."""
+LEAST_CAPABILITY = (8, 0)
+"""Of a CUDA device: the kernels use what came with Ampere."""
+
 _LIBRARY = Path(__file__).parent / "libpe_runtime_torch.so"
+_CUDA_LIBRARY = Path(__file__).parent / "libpe_runtime_torch_cuda.so"
 
 
-def available() -> bool:
-    """Whether the operators are there. Loads them."""
-    return problem() is None
+def available(device: str = "cpu") -> bool:
+    """Whether the operators are there for "cpu" or "cuda". Loads them."""
+    return problem(device) is None
+
+
+def problem(device: str = "cpu") -> str | None:
+    """Why the operators are not there for "cpu" or "cuda", None if they are. Loads them.
+
+    Whether a CUDA device itself can run them is not asked: see `use_native`.
+    """
+    return _problem(device)
 
 
 @functools.cache
-def problem() -> str | None:
-    """Why the operators are not there, None if they are. Loads them."""
-    if not _LIBRARY.exists():
-        return f"pe_runtime was installed without its native library, {_LIBRARY}"
+def _problem(device: str) -> str | None:
+    if device == "cuda":
+        return _problem("cpu") or _cuda_problem()
+    missing = _load(_LIBRARY, f"pe_runtime was installed without its native library, {_LIBRARY}")
+    if missing is None:
+        _register()
+    return missing
+
+
+def _cuda_problem() -> str | None:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    return _load(
+        _CUDA_LIBRARY, f"pe_runtime was built without a CUDA toolkit, so without its library {_CUDA_LIBRARY}"
+    )
+
+
+def _load(library: Path, absent: str) -> str | None:
+    if not library.exists():
+        return absent
     try:
-        torch.ops.load_library(_LIBRARY)
+        torch.ops.load_library(library)
     except OSError as error:
         # torch's own error only names the file again.
-        return f"{_LIBRARY} cannot be loaded: {error.__cause__ or error}"
-    _register()
+        return f"{library} cannot be loaded: {error.__cause__ or error}"
     return None
 
 
 # A compiler would trace into the loading of the library; its answer does not change in a process.
 @torch.compiler.assume_constant_result
-def use_native(kernels: str, obstacle: str | None) -> bool:
+def use_native(kernels: str, obstacle: str | None, device: torch.device) -> bool:
     """Whether a call goes to the operators or to the definitions of `pe_runtime.reference`.
 
     Args:
         kernels: "native", "reference", or "auto": what the environment variable PE_RUNTIME_KERNELS says,
             and without it, or if it too says "auto", operators wherever they can.
         obstacle: why the operators cannot do what the call asks for; None: they can.
+        device: where the features are.
 
     Raises:
         ValueError: another value of the variable.
@@ -64,7 +97,8 @@ def use_native(kernels: str, obstacle: str | None) -> bool:
         check_choice(kernels, VARIABLE, KERNELS)
     if kernels == "reference":
         return False
-    missing = problem()
+    missing = problem("cuda" if device.type == "cuda" else "cpu")
+    obstacle = obstacle or _too_old(device)
     if kernels == "native":
         if missing or obstacle:
             raise RuntimeError(f"{forced_by}: 'native' is not possible: {missing or obstacle}")
@@ -73,6 +107,35 @@ def use_native(kernels: str, obstacle: str | None) -> bool:
         _warn_once(missing)
     # A file for another runtime has no use for operators that only torch has.
     return not (missing or obstacle or torch.onnx.is_in_onnx_export())
+
+
+@functools.cache
+def _too_old(device: torch.device) -> str | None:
+    # Without a GPU, a tensor "on" one is a compiler's or an exporter's stand-in.
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= LEAST_CAPABILITY:
+        return None
+    needed, got = (".".join(map(str, version)) for version in (LEAST_CAPABILITY, capability))
+    return f"the kernels need a GPU of compute capability {needed} or newer, and {device} has {got}"
+
+
+def on_cpu(constants: Tensor) -> Tensor:
+    """Weights where the operators take them, from wherever a module's buffers are.
+
+    A copy from a device is kept until the weights change: making one waits for all that the device has to do.
+    """
+    if constants.device.type == "cpu" or is_tracing() or constants.is_inference():
+        return constants.cpu()
+    version, copy = _COPIES.get(constants, (-1, constants))
+    if version != constants._version:
+        copy = constants.detach().cpu()
+        _COPIES[constants] = constants._version, copy
+    return copy
+
+
+_COPIES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 @functools.cache
@@ -127,7 +190,7 @@ def _fake_contextual(
     dtype = _result_dtype(source)
     batch, available, height, width = source.shape
     count = available if channels is None else channels.shape[0]
-    if len(settings) == 9:
+    if len(settings) > 8:
         row_sums = settings[8]
     return (
         source.new_empty(source.shape[0], dtype=dtype),
@@ -178,7 +241,8 @@ def _save_contextual(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ..
     ctx.mark_non_differentiable(*output[2:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(source, target, channels, weights, *output[1:])
-    ctx.settings = settings[:-1]
+    *numbers_and_names, _row_sums, matmul_precision = settings
+    ctx.settings = (*numbers_and_names, matmul_precision)
 
 
 def _contextual_gradient(
@@ -188,7 +252,7 @@ def _contextual_gradient(
     source_gradient, target_gradient = torch.ops.pe_runtime.contextual_backward(
         loss_gradient, log_similarity_gradient, *ctx.saved_tensors, *ctx.settings, *needed
     )
-    return source_gradient if needed[0] else None, target_gradient if needed[1] else None, *[None] * 10
+    return source_gradient if needed[0] else None, target_gradient if needed[1] else None, *[None] * 11
 
 
 def _save_channel_distance(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

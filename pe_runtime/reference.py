@@ -15,6 +15,7 @@ from torch import Tensor
 DISTANCES = ("cosine", "l2", "l1")
 CENTERS = ("sample", "batch", "none")
 FORMS = ("log", "one_minus")
+MATMUL_PRECISIONS = ("highest", "high")
 
 _EPS_NORM = 1e-6
 # Of the lpips package, so that its published numbers are met.
@@ -34,6 +35,7 @@ class ContextualSettings:
         form: "log": -log(CX + eps_log); "one_minus": 1 - CX.
         eps: added to the minimum distance that normalises a row.
         eps_log: added to CX inside the logarithm.
+        matmul_precision: "highest" or "high", of the kernels for CUDA; the definitions are always "highest".
     """
 
     bandwidth: float = 0.5
@@ -44,6 +46,7 @@ class ContextualSettings:
     form: str = "log"
     eps: float = 1e-5
     eps_log: float = 0.0
+    matmul_precision: str = "highest"
 
 
 def contextual_loss(source: Tensor, target: Tensor, settings: ContextualSettings) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 // Backward of the contextual loss on CUDA, in closed form (contextual_backward_isa.cpp has the formulas): one
-// attention-style pass over the rows that win columns, for the source; one more over all pairs of these and the
-// target, where that needs a gradient; all else is O(N C).
+// attention-style pass over the rows that win columns, for the source; one more over all pairs of these and
+// the target, where that needs a gradient; all else is O(N C).
 #include "contextual_cuda.h"
 #include "contextual_cuda_gradients.h"
 
@@ -34,52 +34,62 @@ size_t backward(Launcher& launcher, const Call& call, void* workspace) {
     const int32_t k = sample.channels;
     const Winners<T> winners(arena, batch, int32_t(nx), int32_t(ny));
     const int64_t capacity = winners.capacity;
-    const Shape by_rows = Shape::of<SourceTiles, SourceSums>(launcher, SourceTiles::chunks(sample), capacity, ny, batch);
+    const Shape by_rows =
+        Shape::of<SourceTiles, SourceSums>(launcher, SourceTiles::chunks(sample), capacity, ny, batch);
     PairSums<T> of_source{arena.take<T>(by_rows.splits * batch * capacity * k),
-                          arena.take<double>(by_rows.splits * batch * capacity), by_rows.splits, int32_t(batch),
-                          int32_t(capacity), k};
-    const Shape by_columns = Shape::of<TargetTiles, PlainSums<T>>(launcher, sample.value_chunks, ny, capacity, batch);
+                          arena.take<double>(by_rows.splits * batch * capacity),
+                          by_rows.splits,
+                          int32_t(batch),
+                          int32_t(capacity),
+                          k};
+    const Shape by_columns =
+        Shape::of<TargetTiles, PlainSums<T>>(launcher, sample.value_chunks, ny, capacity, batch);
     const int64_t target_sums = target_wanted ? by_columns.splits * batch * ny : 0;
-    PairSums<T> of_target{arena.take<T>(target_sums * k), arena.take<double>(target_sums), by_columns.splits,
-                          int32_t(batch), int32_t(ny), k};
+    PairSums<T> of_target{arena.take<T>(target_sums * k),
+                          arena.take<double>(target_sums),
+                          by_columns.splits,
+                          int32_t(batch),
+                          int32_t(ny),
+                          k};
     auto* parts = arena.take<double>(target_wanted ? batch * kMeanParts * k : 0);
     auto* centre = arena.take<double>(target_wanted ? batch * k : 0);
     if (workspace == nullptr) return arena.used();
 
     const auto* upstream = static_cast<const T*>(call.loss_gradient);
-    const Inputs<T> in{static_cast<const T*>(call.statistics.log_similarity),
-                       call.statistics.log_similarity_arg,
-                       static_cast<const T*>(call.statistics.row_min),
-                       call.statistics.row_min_arg,
-                       static_cast<const T*>(call.statistics.row_log_sum),
-                       upstream,
-                       static_cast<const T*>(call.similarity_gradient)};
+    const Inputs<T> in{
+        static_cast<const T*>(call.statistics.log_similarity), call.statistics.log_similarity_arg,
+        static_cast<const T*>(call.statistics.row_min),        call.statistics.row_min_arg,
+        static_cast<const T*>(call.statistics.row_log_sum),    upstream,
+        static_cast<const T*>(call.similarity_gradient)};
     const DeviceChannels channels = stage_channels(launcher, problem.channels, sample.channel_memory);
     prepare<S>(launcher, sample, problem, call.source, call.target, channels);
     find_winners(launcher, winners, in, problem, SourceTiles::kRefines, sample.not_finite);
 
-    const Stream<SourceTiles, true, false> rows(sample, sample.source, sample.target, winners.invalid, winners.index,
-                                                winners.counts, winners.capacity);
-    const SourceWeights<T> weights{winners.winner, in.similarity_arg, winners.upstream, of_source.sums,
-                                   of_source.scalars, int32_t(batch), int32_t(capacity), int32_t(ny), k};
+    const Stream<SourceTiles, true, false> rows(sample, sample.source, sample.target, winners.invalid,
+                                                winners.index, winners.counts, winners.capacity);
+    const SourceWeights<T> weights{winners.winner,    in.similarity_arg, winners.upstream,
+                                   of_source.sums,    of_source.scalars, int32_t(batch),
+                                   int32_t(capacity), int32_t(ny),       k};
     launch_stream<SourceSums>(launcher, by_rows, rows, capacity, batch, weights);
     launcher.launch(source_gradients<S, T>, dim3(warp_blocks(capacity), unsigned(batch)), kGradientThreads, 0,
                     sample, winners, of_source, call.source_gradient, channels);
     if (target_wanted) {
-        const Stream<TargetTiles, false, true> all(sample, sample.target, sample.source, winners.invalid, winners.index,
-                                                   winners.counts, winners.capacity);
-        const TargetWeights<T> target_weights{winners.winner, in.similarity_arg, winners.upstream, of_target.sums,
-                                              of_target.scalars, int32_t(batch), int32_t(capacity), int32_t(ny), k};
+        const Stream<TargetTiles, false, true> all(sample, sample.target, sample.source, winners.invalid,
+                                                   winners.index, winners.counts, winners.capacity);
+        const TargetWeights<T> target_weights{winners.winner,    in.similarity_arg, winners.upstream,
+                                              of_target.sums,    of_target.scalars, int32_t(batch),
+                                              int32_t(capacity), int32_t(ny),       k};
         launch_stream<PlainSums<T>>(launcher, by_columns, all, ny, batch, target_weights);
-        launcher.launch(target_gradients<S, T>, dim3(warp_blocks(ny), unsigned(batch)), kGradientThreads, 0, sample,
-                        winners, of_target, call.target_gradient, channels);
+        launcher.launch(target_gradients<S, T>, dim3(warp_blocks(ny), unsigned(batch)), kGradientThreads, 0,
+                        sample, winners, of_target, call.target_gradient, channels);
         if (sample.centred) {
             launcher.launch(sum_gradients<T>, dim3(unsigned(ceil_div(k, 32)), kMeanParts, unsigned(batch)),
-                            32 * kMeanRows, 32 * kMeanRows * sizeof(double), sample, winners, of_source, of_target,
-                            parts);
+                            32 * kMeanRows, 32 * kMeanRows * sizeof(double), sample, winners, of_source,
+                            of_target, parts);
             launcher.launch(finish_centre<T>, dim3(unsigned(ceil_div(k, kGradientThreads)), unsigned(batch)),
                             kGradientThreads, 0, sample, parts, kMeanParts, centre);
-            launcher.launch(add_centre<S, T>, dim3(unsigned(ceil_div(ny * k, 8 * kGradientThreads)), 1, unsigned(batch)),
+            launcher.launch(add_centre<S, T>,
+                            dim3(unsigned(ceil_div(ny * k, 8 * kGradientThreads)), 1, unsigned(batch)),
                             kGradientThreads, 0, sample, centre, call.target_gradient, channels);
         }
     }
@@ -128,9 +138,9 @@ size_t contextual_backward_cuda_workspace(const ContextualProblem& problem, bool
     cuda::Launcher launcher(nullptr);
     // What it points to is not written to; that it is not null says that it is wanted.
     static int wanted = 0;
-    return cuda::dispatch(launcher,
-                          {problem, {}, {}, {}, nullptr, nullptr, {}, {target_gradient ? &wanted : nullptr, {}}},
-                          nullptr);
+    return cuda::dispatch(
+        launcher, {problem, {}, {}, {}, nullptr, nullptr, {}, {target_gradient ? &wanted : nullptr, {}}},
+        nullptr);
 }
 
 const char* contextual_backward_cuda(const ContextualProblem& problem, const Features& source,
@@ -141,8 +151,8 @@ const char* contextual_backward_cuda(const ContextualProblem& problem, const Fea
     if (statistics.row_sums != nullptr) return "row_sums: expected none, as backward takes them";
     cuda::Launcher launcher(stream);
     cuda::dispatch(launcher,
-                   {problem, source, target, statistics, loss_gradient, log_similarity_gradient, source_gradient,
-                    target_gradient},
+                   {problem, source, target, statistics, loss_gradient, log_similarity_gradient,
+                    source_gradient, target_gradient},
                    workspace);
     return launcher.error();
 }

@@ -2,8 +2,8 @@
 //
 // Pointers to features, gradients, outputs, statistics and the workspace are memory of the current device;
 // Channels are arrays of the host, which a call has read when it returns. Calls start kernels on the given
-// stream (a cudaStream_t) and wait for nothing, so that they can be captured in a CUDA graph. Results have the
-// same bits each time on one kind of device.
+// stream (a cudaStream_t) and wait for nothing, so that they can be captured in a CUDA graph. Results have
+// the same bits each time on one kind of device.
 #pragma once
 
 #include "contextual.h"

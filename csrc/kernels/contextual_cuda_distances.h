@@ -22,9 +22,10 @@ struct Stream {
     // index: of the positions of the indexed side
     Stream(const Sample<T>& sample, const Side<T>& rows_, const Side<T>& columns_, const int32_t* skip_,
            const int32_t* index = nullptr, const int32_t* counts = nullptr, int32_t capacity = 0)
-        : rows{Tiles::data(rows_), rows_.offset, rows_.place_y, rows_.place_x, rows_.count, index, counts, capacity},
-          columns{Tiles::data(columns_), columns_.offset, columns_.place_y, columns_.place_x, columns_.count, index,
-                  counts, capacity},
+        : rows{Tiles::data(rows_), rows_.offset, rows_.place_y, rows_.place_x,
+               rows_.count,        index,        counts,        capacity},
+          columns{Tiles::data(columns_), columns_.offset, columns_.place_y, columns_.place_x,
+                  columns_.count,        index,           counts,           capacity},
           chunks(Tiles::chunks(sample)),
           skip(skip_),
           scale(T(sample.differences ? 1 : 0.5)) {}
@@ -40,7 +41,9 @@ struct TilePlace {
 
     __device__ int row_of(int e) const { return row + e / 2 * 8; }
     __device__ int column_of(int n, int e) const { return column + 8 * n + e % 2; }
-    __device__ bool inside(int n, int e) const { return row_of(e) < row_count && column_of(n, e) < column_count; }
+    __device__ bool inside(int n, int e) const {
+        return row_of(e) < row_count && column_of(n, e) < column_count;
+    }
     // Positions, of the first row and column where there is none.
     __device__ int row_position(int e) const {
         return stream.rows.position(sample, row_of(e) < row_count ? row_of(e) : 0);
@@ -48,7 +51,9 @@ struct TilePlace {
     __device__ int column_position(int n, int e) const {
         return stream.columns.position(sample, column_of(n, e) < column_count ? column_of(n, e) : 0);
     }
-    __device__ int64_t row_index(int e) const { return int64_t(sample) * stream.rows.count + row_position(e); }
+    __device__ int64_t row_index(int e) const {
+        return int64_t(sample) * stream.rows.count + row_position(e);
+    }
     __device__ int64_t column_index(int n, int e) const {
         return int64_t(sample) * stream.columns.count + column_position(n, e);
     }
@@ -82,9 +87,10 @@ __device__ void refine(const TilePlace<Stream>& place, const Pass& pass, const t
             column = place.column_index(n, e);
         }
         const int elements = 2 * place.stream.chunks.depth();
-        const float exact = Stream::Tiles::exact(
-            place.stream.rows.data + __shfl_sync(kWholeWarp, row, lane) * elements,
-            place.stream.columns.data + __shfl_sync(kWholeWarp, column, lane) * elements, place.stream.chunks);
+        const float exact =
+            Stream::Tiles::exact(place.stream.rows.data + __shfl_sync(kWholeWarp, row, lane) * elements,
+                                 place.stream.columns.data + __shfl_sync(kWholeWarp, column, lane) * elements,
+                                 place.stream.chunks);
         if (int(threadIdx.x) % 32 != lane) continue;
         need &= need - 1;
         // The lengths that short features lack are no part of the difference.

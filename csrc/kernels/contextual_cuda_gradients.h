@@ -8,11 +8,11 @@ namespace pe::cuda {
 // Weights a_ij / bound of the source's gradient: rows are the winning ones, columns the target.
 template <typename T>
 struct SourceWeights {
-    const Winner<T>* winner;         // [batch][capacity]
-    const int32_t* similarity_arg;   // [batch][columns]
-    const double* upstream;          // [batch][columns]
-    T* sums;                         // [splits][batch][capacity][channels]
-    double* moments;                 // [splits][batch][capacity]: sums of a_ij / bound times d_ij - m_i
+    const Winner<T>* winner;        // [batch][capacity]
+    const int32_t* similarity_arg;  // [batch][columns]
+    const double* upstream;         // [batch][columns]
+    T* sums;                        // [splits][batch][capacity][channels]
+    double* moments;                // [splits][batch][capacity]: sums of a_ij / bound times d_ij - m_i
     int32_t batch, capacity, columns, channels;
 
     // Of a lane, for its two rows.
@@ -42,7 +42,8 @@ struct SourceWeights {
         if (position == state.nearest[half]) return 0;
         T weight = -state.sign[half] * fast_exp2(fma(distance, state.scale[half], state.shift[half]));
         const int64_t column = int64_t(sample) * columns + position;
-        if (similarity_arg[column] == state.row[half]) weight += T(upstream[column] * state.inverse_bound[half]);
+        if (similarity_arg[column] == state.row[half])
+            weight += T(upstream[column] * state.inverse_bound[half]);
         state.part[half] = fma(weight, distance - state.least[half], state.part[half]);
         return weight;
     }
@@ -162,15 +163,17 @@ __device__ double feature(const Side<T>& side, const Sample<T>& sample, int b, i
     const int64_t at = int64_t(b) * side.count + position;
     if (side.values != nullptr) return double(side.values[at * sample.value_chunks.depth() + channel]);
     const int width = sample.pair_chunks.width;
-    const uint16_t* pair = side.pairs + (at * sample.pair_chunks.count + channel / width) * 2 * width + channel % width;
+    const uint16_t* pair =
+        side.pairs + (at * sample.pair_chunks.count + channel / width) * 2 * width + channel % width;
     return double(to_float(Half{pair[0]})) + double(to_float(Half{pair[width]})) / double(kResidueScale);
 }
 
-// The gradient at normalised features, which the first split holds, through normalisation and weights into the
-// features' gradient. By a warp, for one position.
+// The gradient at normalised features, which the first split holds, through normalisation and weights into
+// the features' gradient. By a warp, for one position.
 template <typename S, typename T>
 __device__ void write_gradient(const Sample<T>& sample, const Side<T>& side, const Gradient& gradient,
-                               const DeviceChannels& channels, int b, int position, T* at_unit, double along) {
+                               const DeviceChannels& channels, int b, int position, T* at_unit,
+                               double along) {
     const int lane = int(threadIdx.x) % 32;
     const double inverse = side.inverse[int64_t(b) * side.count + position];
 #pragma unroll
@@ -242,15 +245,18 @@ __global__ void __launch_bounds__(kGradientThreads)
 constexpr int kMeanRows = 8;
 template <typename T>
 __global__ void __launch_bounds__(32 * kMeanRows)
-    sum_gradients(Sample<T> sample, Winners<T> winners, PairSums<T> of_source, PairSums<T> of_target, double* parts) {
-    const int c = int(blockIdx.x) * 32 + int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, b = int(blockIdx.z);
+    sum_gradients(Sample<T> sample, Winners<T> winners, PairSums<T> of_source, PairSums<T> of_target,
+                  double* parts) {
+    const int c = int(blockIdx.x) * 32 + int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32,
+              b = int(blockIdx.z);
     double* const shared = reinterpret_cast<double*>(dynamic_shared());
     const bool valid = c < sample.channels && winners.invalid[b] == 0;
     double sum = 0;
     for (int side = 0; valid && side < 2; ++side) {
         const PairSums<T>& sums = side == 0 ? of_source : of_target;
         const int64_t count = side == 0 ? winners.counts[b] : sample.target.count;
-        const int first = int(count * blockIdx.y / gridDim.y), last = int(count * (blockIdx.y + 1) / gridDim.y);
+        const int first = int(count * blockIdx.y / gridDim.y),
+                  last = int(count * (blockIdx.y + 1) / gridDim.y);
         for (int n = first + warp; n < last; n += kMeanRows) sum += double(sums.at(0, b, n)[c]);
     }
     shared[threadIdx.x] = sum;
@@ -283,7 +289,8 @@ __device__ void each_element(const Gradient& gradient, const DeviceChannels& cha
     S* const data = static_cast<S*>(gradient.data) + int64_t(blockIdx.z) * layout.batch_stride;
     const bool along_positions = layout.position_stride <= layout.channel_stride;
     const int64_t all = int64_t(channel_count) * positions;
-    for (int64_t n = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; n < all; n += int64_t(gridDim.x) * blockDim.x) {
+    for (int64_t n = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; n < all;
+         n += int64_t(gridDim.x) * blockDim.x) {
         const int64_t c = along_positions ? n / positions : n % channel_count;
         const int64_t p = along_positions ? n % positions : n / channel_count;
         body(data + channels.indices[c] * layout.channel_stride + p * layout.position_stride, int(c));

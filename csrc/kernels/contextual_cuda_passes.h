@@ -11,9 +11,9 @@ template <typename T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-// How far distances have to be refined, as Refinement of contextual_rows.h: a product errs by about `rounding`,
-// which the exponent multiplies by k; where that matters, distances that are not yet negligible are taken again
-// as differences. Of exponentials, each of which errs on its own, thousands make a loss.
+// How far distances have to be refined, as Refinement of contextual_rows.h: a product errs by about
+// `rounding`, which the exponent multiplies by k; where that matters, distances that are not yet negligible
+// are taken again as differences. Of exponentials, each of which errs on its own, thousands make a loss.
 template <typename T>
 struct Refining {
     double bandwidth, eps, rounding;
@@ -41,10 +41,10 @@ struct Refining {
 // What later passes need of a row.
 template <typename T>
 struct alignas(16) RowConstants {
-    T scale, shift;      // log2 exp(-k (d - m)) = scale d + shift; for column maxima less log2 Z, plus log2 Ny
-    T threshold;         // below it, distances are taken exactly
-    T at_nearest;        // log2(Ny CX) at the nearest column, whose distance is m
-    int32_t nearest;     // q(i)
+    T scale, shift;   // log2 exp(-k (d - m)) = scale d + shift; for column maxima less log2 Z, plus log2 Ny
+    T threshold;      // below it, distances are taken exactly
+    T at_nearest;     // log2(Ny CX) at the nearest column, whose distance is m
+    int32_t nearest;  // q(i)
     int32_t padding[3];
 };
 
@@ -54,8 +54,8 @@ __device__ __forceinline__ double fast_exp2(double x) { return exp2(x); }
 // The least distance of each row, and its column.
 template <typename T>
 struct RowMinima {
-    T* value;      // [splits][batch][rows]
-    int32_t* arg;  // [splits][batch][rows]
+    T* value;          // [splits][batch][rows]
+    int32_t* arg;      // [splits][batch][rows]
     T cutoff, margin;  // of Refining
     int32_t batch, rows;
     bool spatial;
@@ -169,8 +169,8 @@ struct RowSums {
     }
 };
 
-// The largest log2(Ny CX_ij) of each target position j, and the row i that attains it. Here the target has the
-// rows of the pass, and the source its columns.
+// The largest log2(Ny CX_ij) of each target position j, and the row i that attains it. Here the target has
+// the rows of the pass, and the source its columns.
 template <typename T>
 struct ColumnMaxima {
     const RowConstants<T>* constants;  // [batch][columns]

@@ -1,5 +1,5 @@
-// The contextual loss on CUDA: feature maps, prepared. The mean is subtracted and the features are normalised,
-// in double, and laid out as the passes over all pairs read them (contextual_cuda_tiles.h).
+// The contextual loss on CUDA: feature maps, prepared. The mean is subtracted and the features are
+// normalised, in double, and laid out as the passes over all pairs read them (contextual_cuda_tiles.h).
 #pragma once
 
 #include "contextual.h"
@@ -61,7 +61,8 @@ struct Sample {
 
     int64_t segments() const { return ceil_div(target.count, kSegment); }
 
-    // source_values, target_values: whether values are wanted beside the pairs. L2 and double have values alone.
+    // source_values, target_values: whether values are wanted beside the pairs. L2 and double have values
+    // alone.
     Sample(const ContextualProblem& problem, Arena& arena, bool also_values) {
         batch = int32_t(problem.batch);
         channels = int32_t(problem.channels.count);
@@ -74,8 +75,10 @@ struct Sample {
         value_chunks = Chunks::of(channels, kValueWidth);
         const bool pairs = sizeof(T) == 4 && !differences;
         const bool spatial = problem.spatial_weight > 0;
-        take(source, arena, problem.source_height, problem.source_width, pairs, also_values || !pairs, spatial);
-        take(target, arena, problem.target_height, problem.target_width, pairs, also_values || !pairs, spatial);
+        take(source, arena, problem.source_height, problem.source_width, pairs, also_values || !pairs,
+             spatial);
+        take(target, arena, problem.target_height, problem.target_width, pairs, also_values || !pairs,
+             spatial);
         partial_means = arena.take<double>(batch * segments() * channels);
         mean = arena.take<double>(int64_t(batch) * channels);
         not_finite = arena.take<int32_t>(batch);
@@ -120,9 +123,10 @@ __device__ void load_tile(double (*tile)[kPrepareTile + 1], const Features& feat
         double value = 0;
         if (first_channel + c < channel_count && first_position + p < position_count) {
             const int64_t channel = channels.indices[first_channel + c];
-            value = channels.weights[first_channel + c] *
-                    double(to_float(data[channel * layout.channel_stride +
-                                         (first_position + p) * layout.position_stride]));
+            value =
+                channels.weights[first_channel + c] *
+                double(to_float(
+                    data[channel * layout.channel_stride + (first_position + p) * layout.position_stride]));
         }
         tile[c][p] = value;
     }
@@ -137,7 +141,7 @@ __global__ void __launch_bounds__(kPrepareThreads)
     const int first_channel = int(blockIdx.x) * kPrepareTile;
     const int first = int(blockIdx.y) * int(Sample<T>::kSegment);
     const int end = first + int(Sample<T>::kSegment) < sample.target.count ? first + int(Sample<T>::kSegment)
-                                                                          : sample.target.count;
+                                                                           : sample.target.count;
     const int c = int(threadIdx.x) % 32, part = int(threadIdx.x) / 32;
     double sum = 0;
     for (int p = first; p < end; p += kPrepareTile) {
@@ -150,7 +154,8 @@ __global__ void __launch_bounds__(kPrepareThreads)
     __syncthreads();
     if (part > 0 || first_channel + c >= sample.channels) return;
     sum = (parts[c] + parts[32 + c]) + (parts[64 + c] + parts[96 + c]);
-    sample.partial_means[(int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * sample.channels + first_channel + c] =
+    sample
+        .partial_means[(int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * sample.channels + first_channel + c] =
         sum;
 }
 
@@ -258,7 +263,8 @@ void prepare(Launcher& launcher, const Sample<T>& sample, const ContextualProble
     const unsigned batch = unsigned(sample.batch), segments = unsigned(sample.segments());
     launcher.zero(sample.not_finite, size_t(sample.batch) * sizeof(int32_t));
     if (sample.centred) {
-        launcher.launch(sum_features<S, T>, dim3(unsigned(ceil_div(sample.channels, kPrepareTile)), segments, batch),
+        launcher.launch(sum_features<S, T>,
+                        dim3(unsigned(ceil_div(sample.channels, kPrepareTile)), segments, batch),
                         kPrepareThreads, kPrepareShared, sample, target, channels);
     }
     launcher.launch(find_means<T>, dim3(unsigned(ceil_div(sample.channels, kPrepareThreads)), batch),

@@ -54,7 +54,8 @@ __global__ void __launch_bounds__(32 * most_warps<typename Stream::Tiles, Sums>(
     // chunk is still there.
     const Chunks chunks = stream.chunks;
     const int first_sum = group * Sums::kChunks;
-    const int sum_chunks = chunks.count - first_sum < Sums::kChunks ? chunks.count - first_sum : Sums::kChunks;
+    const int sum_chunks =
+        chunks.count - first_sum < Sums::kChunks ? chunks.count - first_sum : Sums::kChunks;
     const bool again = Sums::kChunks > 0 && chunks.count > 1;
     const int steps = chunks.count + (again ? sum_chunks : 0), all_steps = (last_tile - first_tile) * steps;
 
@@ -68,7 +69,8 @@ __global__ void __launch_bounds__(32 * most_warps<typename Stream::Tiles, Sums>(
         const int chunk = part < chunks.count ? part : first_sum + part - chunks.count;
         Tiles::load(stage, stream.columns, sample, first, kColumns, chunks, chunk, copier);
         if (!stream.resident && part < chunks.count) {
-            Tiles::load(stage + column_bytes, stream.rows, sample, first_row, block_rows, chunks, chunk, copier);
+            Tiles::load(stage + column_bytes, stream.rows, sample, first_row, block_rows, chunks, chunk,
+                        copier);
         }
     };
 
@@ -85,8 +87,8 @@ __global__ void __launch_bounds__(32 * most_warps<typename Stream::Tiles, Sums>(
     int part = 0, first = first_tile * kColumns;
     if (stream.resident && all_steps > 0) {
         for (int chunk = 0; chunk < chunks.count; ++chunk) {
-            Tiles::load(shared + chunk * chunk_rows, stream.rows, sample, first_row, block_rows, chunks, chunk,
-                        copier);
+            Tiles::load(shared + chunk * chunk_rows, stream.rows, sample, first_row, block_rows, chunks,
+                        chunk, copier);
         }
     }
     if (all_steps > 0) fetch(shared + layout.rows, part, first);
@@ -110,7 +112,8 @@ __global__ void __launch_bounds__(32 * most_warps<typename Stream::Tiles, Sums>(
         if (part == chunks.count - 1) {
             Tile<T> tile;
             product.distances(tile, stream.scale);
-            const TilePlace<Stream> place{stream, sample, own_row, row_count, first + lane_column(), column_count};
+            const TilePlace<Stream> place{stream,      sample, own_row, row_count, first + lane_column(),
+                                          column_count};
             pass.limits(state, tile);
             if constexpr (Tiles::kRefines) refine(place, pass, state, tile);
             complete(place, tile);
@@ -164,7 +167,8 @@ struct Shape {
         Shape shape{most_warps<Tiles, Sums>(), 1, 1, true, 0};
         const size_t limit = launcher.shared_limit();
         const auto fit = [&](size_t available) {
-            const SharedLayout<Tiles> layout(chunks, shape.resident, shape.warps, Sums::shared_bytes(shape.warps));
+            const SharedLayout<Tiles> layout(chunks, shape.resident, shape.warps,
+                                             Sums::shared_bytes(shape.warps));
             shape.shared = layout.total;
             return layout.total <= available;
         };

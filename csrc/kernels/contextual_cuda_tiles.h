@@ -1,9 +1,9 @@
 // The contextual loss on CUDA: distances of 16 rows of a warp to 64 columns, on tensor cores or as sums of
 // squared differences, and products of such a tile with the features of its columns.
 //
-// Who holds what, in both: lane l of a warp has rows l / 4 and l / 4 + 8 of its 16, and of each eight columns the
-// two from 2 (l % 4) on. That is the accumulator of mma.m16n8k16: tile[n][0], [1] are the first row and columns
-// 8 n + 2 (l % 4), and one further; tile[n][2], [3] the second row.
+// Who holds what, in both: lane l of a warp has rows l / 4 and l / 4 + 8 of its 16, and of each eight columns
+// the two from 2 (l % 4) on. That is the accumulator of mma.m16n8k16: tile[n][0], [1] are the first row and
+// columns 8 n + 2 (l % 4), and one further; tile[n][2], [3] the second row.
 #pragma once
 
 #include "contextual_cuda_sample.h"
@@ -18,13 +18,13 @@ constexpr int kColumnTiles = kColumns / 8;
 // kIndexed: some positions of each sample alone.
 template <typename E, typename T, bool kIndexed>
 struct Operand {
-    const E* data;         // [batch][count][...]
-    const T* offset;       // [batch][count]
-    const T* place_y;      // [count], and place_x; or null
+    const E* data;     // [batch][count][...]
+    const T* offset;   // [batch][count]
+    const T* place_y;  // [count], and place_x; or null
     const T* place_x;
-    int32_t count;         // positions of a sample
-    const int32_t* index;  // [batch][capacity]: which positions, ascending
-    const int32_t* counts; // [batch]: how many these are
+    int32_t count;          // positions of a sample
+    const int32_t* index;   // [batch][capacity]: which positions, ascending
+    const int32_t* counts;  // [batch]: how many these are
     int32_t capacity;
 
     __device__ int32_t size(int sample) const {
@@ -56,9 +56,10 @@ struct Copier {
     }
 };
 
-// Products on tensor cores of features that are kept as pairs: x = a + b / 2048 with halves a and b, so 23 bits
-// of x. kHighest: x y = a a' + (a b' + b a') / 2048, three products, accurate as float32 is; else a a' alone.
-// kSwap: the rows are the target. Then the same sums are taken in the same order as with rows of the source.
+// Products on tensor cores of features that are kept as pairs: x = a + b / 2048 with halves a and b, so 23
+// bits of x. kHighest: x y = a a' + (a b' + b a') / 2048, three products, accurate as float32 is; else a a'
+// alone. kSwap: the rows are the target. Then the same sums are taken in the same order as with rows of the
+// source.
 template <bool kHighest, bool kSwap>
 struct TensorTiles {
     using T = float;
@@ -78,14 +79,16 @@ struct TensorTiles {
     // One chunk of `rows` positions from `first` on, zeros beyond the last: [plane][row][width + kPad].
     template <bool kIndexed>
     __device__ static void load(unsigned char* shared, const Operand<uint16_t, float, kIndexed>& operand,
-                                int sample, int first, int rows, Chunks chunks, int chunk, const Copier& copier) {
+                                int sample, int first, int rows, Chunks chunks, int chunk,
+                                const Copier& copier) {
         auto* out = reinterpret_cast<uint16_t*>(shared) + copier.piece * 8;
         const int size = operand.size(sample), stride = chunks.width + kPad;
         for (int row = copier.row; row < rows; row += copier.step) {
             const bool inside = first + row < size;
             const int64_t position =
                 int64_t(sample) * operand.count + (inside ? operand.position(sample, first + row) : 0);
-            const uint16_t* in = operand.data + (position * chunks.count + chunk) * 2 * chunks.width + copier.piece * 8;
+            const uint16_t* in =
+                operand.data + (position * chunks.count + chunk) * 2 * chunks.width + copier.piece * 8;
 #pragma unroll
             for (int plane = 0; plane < kPlanes; ++plane) {
                 copy_async16(out + (plane * rows + row) * stride, in + plane * chunks.width, inside);
@@ -108,7 +111,8 @@ struct TensorTiles {
     __device__ void add(const unsigned char* rows, int row_count, int first_row, const unsigned char* columns,
                         int width) {
         const int lane = int(threadIdx.x) % 32, stride = width + kPad;
-        const auto* a = reinterpret_cast<const uint16_t*>(rows) + (first_row + lane % 16) * stride + lane / 16 * 8;
+        const auto* a =
+            reinterpret_cast<const uint16_t*>(rows) + (first_row + lane % 16) * stride + lane / 16 * 8;
         const auto* b = reinterpret_cast<const uint16_t*>(columns) + (lane % 8 + lane / 16 * 8) * stride +
                         lane / 8 % 2 * 8;
         float rest[kColumnTiles][4];
@@ -120,7 +124,8 @@ struct TensorTiles {
         for (int k = 0; k < width; k += 16) {
             uint32_t row[kPlanes][4];
 #pragma unroll
-            for (int plane = 0; plane < kPlanes; ++plane) ldmatrix_x4(row[plane], a + plane * row_count * stride + k);
+            for (int plane = 0; plane < kPlanes; ++plane)
+                ldmatrix_x4(row[plane], a + plane * row_count * stride + k);
 #pragma unroll
             for (int n = 0; n < kColumnTiles; n += 2) {
                 uint32_t column[kPlanes][4];
@@ -129,7 +134,8 @@ struct TensorTiles {
                     ldmatrix_x4(column[plane], b + (plane * kColumns + n * 8) * stride + k);
                 }
 #pragma unroll
-                for (int half = 0; half < 2; ++half) multiply(main[n + half], rest[n + half], row, column, half);
+                for (int half = 0; half < 2; ++half)
+                    multiply(main[n + half], rest[n + half], row, column, half);
             }
         }
         if constexpr (kHighest) {
@@ -158,7 +164,8 @@ struct TensorTiles {
         for (int c = lane; c < chunks.depth(); c += 32) {
             const int at = c / chunks.width * 2 * chunks.width + c % chunks.width;
             const float half = to_float(Half{row[at]}) - to_float(Half{column[at]});
-            const float rest = to_float(Half{row[at + chunks.width]}) - to_float(Half{column[at + chunks.width]});
+            const float rest =
+                to_float(Half{row[at + chunks.width]}) - to_float(Half{column[at + chunks.width]});
             const float difference = fmaf(rest, 1 / kResidueScale, half);
             sum = fmaf(difference, difference, sum);
         }
@@ -217,9 +224,10 @@ struct DifferenceTiles {
             const bool inside = first + row < size;
             const int64_t position =
                 int64_t(sample) * operand.count + (inside ? operand.position(sample, first + row) : 0);
-            copy_async16(out + row * (chunks.width + kPad),
-                         operand.data + (position * chunks.count + chunk) * chunks.width + copier.piece * kVector,
-                         inside);
+            copy_async16(
+                out + row * (chunks.width + kPad),
+                operand.data + (position * chunks.count + chunk) * chunks.width + copier.piece * kVector,
+                inside);
         }
     }
 
@@ -233,7 +241,8 @@ struct DifferenceTiles {
         }
     }
 
-    __device__ void add(const unsigned char* rows, int, int first_row, const unsigned char* columns, int width) {
+    __device__ void add(const unsigned char* rows, int, int first_row, const unsigned char* columns,
+                        int width) {
         const int stride = width + kPad;
         const T* a = reinterpret_cast<const T*>(rows) + (first_row + lane_row()) * stride;
         const T* b = reinterpret_cast<const T*>(columns) + lane_column() * stride;
@@ -312,7 +321,8 @@ struct TensorSums {
         for (int k = 0; k < kColumns / 16; ++k) {
 #pragma unroll
             for (int r = 0; r < 4; ++r) {
-                const float first = tile[2 * k + r / 2][r % 2 * 2], second = tile[2 * k + r / 2][r % 2 * 2 + 1];
+                const float first = tile[2 * k + r / 2][r % 2 * 2],
+                            second = tile[2 * k + r / 2][r % 2 * 2 + 1];
                 const Half a = to_half(first), b = to_half(second);
                 weights[0][k][r] = uint32_t{a.bits} | uint32_t{b.bits} << 16;
                 if constexpr (kHighest) {

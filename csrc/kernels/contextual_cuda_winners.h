@@ -1,5 +1,5 @@
-// The contextual loss on CUDA: what backward knows before it passes over pairs. The gradient at each column, and
-// the rows that win columns: no others have a gradient.
+// The contextual loss on CUDA: what backward knows before it passes over pairs. The gradient at each column,
+// and the rows that win columns: no others have a gradient.
 #pragma once
 
 #include "contextual_cuda_passes.h"
@@ -21,7 +21,8 @@ struct Inputs {
 
 // A row that wins columns. Its gradient at -d_ij, over k_i, is for all columns j but the nearest, q,
 //     a_ij = g_j [j in J_i] - G_i p_ij,  G_i the sum of g_j over the columns J_i that it wins,
-// at most `bound` in magnitude, which is small where all but the nearest column is far: tensor cores get a / bound.
+// at most `bound` in magnitude, which is small where all but the nearest column is far: tensor cores get a /
+// bound.
 template <typename T>
 struct alignas(16) Winner {
     T scale, shift;    // log2 of |G| p_ij / bound = scale d + shift
@@ -189,10 +190,10 @@ void find_winners(Launcher& launcher, const Winners<T>& winners, const Inputs<T>
     launcher.zero(winners.others, rows * sizeof(unsigned long long));
     launcher.zero(winners.absolute, rows * sizeof(unsigned long long));
     launcher.zero(winners.wins, rows * sizeof(int32_t));
-    launcher.launch(gather<T>, dim3(unsigned(ceil_div(winners.columns, kReduceThreads)), batch), kReduceThreads, 0,
-                    winners, in);
-    launcher.launch(compact<T>, dim3(batch), kReduceThreads, kReduceShared, winners, in,
-                    Refining<T>(problem), refines);
+    launcher.launch(gather<T>, dim3(unsigned(ceil_div(winners.columns, kReduceThreads)), batch),
+                    kReduceThreads, 0, winners, in);
+    launcher.launch(compact<T>, dim3(batch), kReduceThreads, kReduceShared, winners, in, Refining<T>(problem),
+                    refines);
 }
 
 }  // namespace pe::cuda

@@ -1,5 +1,5 @@
-// Forward of the contextual loss on CUDA: three passes over all pairs, for the row minima, the row sums and the
-// column maxima, and small kernels over positions between them.
+// Forward of the contextual loss on CUDA: three passes over all pairs, for the row minima, the row sums and
+// the column maxima, and small kernels over positions between them.
 #include "contextual_cuda.h"
 #include "contextual_cuda_passes.h"
 #include "contextual_cuda_reduce.h"
@@ -22,7 +22,7 @@ struct Outputs {
 
 template <typename T>
 struct Partials {
-    T* value;      // [splits][batch][positions]
+    T* value;  // [splits][batch][positions]
     int32_t* arg;
     double* sum;
     const int32_t* not_finite;  // [batch]: samples that no pass was taken over
@@ -143,12 +143,9 @@ size_t forward(Launcher& launcher, const ContextualProblem& problem, const Featu
     auto* most_refined = arena.take<float>(batch);
     if (workspace == nullptr) return arena.used();
 
-    const Outputs<T> out{static_cast<T*>(loss),
-                         static_cast<T*>(statistics.log_similarity),
-                         statistics.log_similarity_arg,
-                         static_cast<T*>(statistics.row_min),
-                         statistics.row_min_arg,
-                         static_cast<T*>(statistics.row_log_sum)};
+    const Outputs<T> out{static_cast<T*>(loss),         static_cast<T*>(statistics.log_similarity),
+                         statistics.log_similarity_arg, static_cast<T*>(statistics.row_min),
+                         statistics.row_min_arg,        static_cast<T*>(statistics.row_log_sum)};
     const Refining<T> refining(problem);
     const DeviceChannels channels = stage_channels(launcher, problem.channels, sample.channel_memory);
     prepare<S>(launcher, sample, problem, source, target, channels);
@@ -158,8 +155,8 @@ size_t forward(Launcher& launcher, const ContextualProblem& problem, const Featu
     const dim3 row_grid(unsigned(ceil_div(nx, kThreads)), unsigned(batch));
 
     partials.splits = by_rows.splits;
-    RowMinima<T> minima{partials.value, partials.arg, refining.cutoff(), refining.margin(), int32_t(batch), int32_t(nx),
-                        problem.spatial_weight > 0};
+    RowMinima<T> minima{partials.value, partials.arg, refining.cutoff(),         refining.margin(),
+                        int32_t(batch), int32_t(nx),  problem.spatial_weight > 0};
     launch_stream<NoSums>(launcher, by_rows, rows, nx, batch, minima);
     launcher.zero(most_refined, size_t(batch) * sizeof(float));
     launcher.launch(finish_minima<T>, row_grid, kThreads, 0, partials, refining, SourceTiles::kRefines,
@@ -169,21 +166,22 @@ size_t forward(Launcher& launcher, const ContextualProblem& problem, const Featu
     launcher.launch(finish_sums<T>, row_grid, kThreads, 0, partials, int32_t(batch), int32_t(nx),
                     __builtin_log2(double(ny)), out, constants);
     partials.splits = by_columns.splits;
-    ColumnMaxima<T> best{constants, most_refined, partials.value, partials.arg, int32_t(batch), int32_t(ny),
-                         int32_t(nx)};
+    ColumnMaxima<T> best{constants,      most_refined, partials.value, partials.arg,
+                         int32_t(batch), int32_t(ny),  int32_t(nx)};
     launch_stream<NoSums>(launcher, by_columns, columns, ny, batch, best);
-    launcher.launch(finish_loss<T>, dim3(unsigned(batch)), kReduceThreads, kReduceShared, partials, int32_t(batch),
-                    int32_t(nx), int32_t(ny), problem.form, problem.eps_log, out);
+    launcher.launch(finish_loss<T>, dim3(unsigned(batch)), kReduceThreads, kReduceShared, partials,
+                    int32_t(batch), int32_t(nx), int32_t(ny), problem.form, problem.eps_log, out);
     return 0;
 }
 
 template <typename S>
 size_t forward_of(Launcher& launcher, const ContextualProblem& problem, const Features& source,
-                  const Features& target, void* loss, const ContextualStatistics& statistics, void* workspace) {
+                  const Features& target, void* loss, const ContextualStatistics& statistics,
+                  void* workspace) {
     using T = Arithmetic<S>;
     const auto with = [&](auto rows, auto columns) {
-        return forward<S, decltype(rows), decltype(columns)>(launcher, problem, source, target, loss, statistics,
-                                                             workspace);
+        return forward<S, decltype(rows), decltype(columns)>(launcher, problem, source, target, loss,
+                                                             statistics, workspace);
     };
     if constexpr (sizeof(T) == 4) {
         if (problem.distance == Distance::kCosine) {

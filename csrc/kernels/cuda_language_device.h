@@ -42,8 +42,15 @@ __device__ __forceinline__ uint32_t pack_bfloat16s(float low, float high) {
     return result;
 }
 
-// The same number, about which the compiler knows nothing: it computes again what follows from it, and does not keep
-// that in registers from before.
+// 16 bytes to global memory at once: the compiler does not always put an assignment's stores together.
+__device__ __forceinline__ void store16(void* global, uint4 x) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(global), "r"(x.x), "r"(x.y), "r"(x.z),
+                 "r"(x.w)
+                 : "memory");
+}
+
+// The same number, about which the compiler knows nothing: it computes again what follows from it, and does
+// not keep that in registers from before.
 __device__ __forceinline__ int forgotten(int x) {
     asm volatile("" : "+r"(x));
     return x;
@@ -71,8 +78,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
     return uint32_t(__cvta_generic_to_shared(shared));
 }
 
-// 8 x 8 matrices of 16-bit elements from shared memory to fragments, as in PTX's ldmatrix: lane 8 m + r brings
-// the address of row r of matrix m. By a whole warp.
+// 8 x 8 matrices of 16-bit elements from shared memory to fragments, as in PTX's ldmatrix: lane 8 m + r
+// brings the address of row r of matrix m. By a whole warp.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* shared_row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -128,8 +135,8 @@ class Launcher {
         if (!ok() || grid.x == 0 || grid.y == 0 || grid.z == 0) return;
         constexpr size_t kAlwaysAllowed = 48 * 1024;
         if (shared_bytes > kAlwaysAllowed) {
-            note(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      int(shared_bytes)));
+            note(
+                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
             if (!ok()) return;
         }
         std::tuple<P...> values(arguments...);

@@ -1,5 +1,5 @@
-// A library with kernels for CUDA. The runtime is linked statically and opens the driver when it is first called, so
-// that the library loads where there is none.
+// A library with kernels for CUDA. The runtime is linked statically and opens the driver when it is first
+// called, so that the library loads where there is none.
 #include <cuda_runtime_api.h>
 
 #include "device.h"

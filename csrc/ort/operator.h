@@ -34,8 +34,8 @@ inline ONNXTensorElementDataType element_type(Type type) {
     return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
-// An operator for one type of features on one device. Operators of one name are one to ONNX Runtime, which takes the one
-// that the types of the inputs and the node's provider fit. Kernel has:
+// An operator for one type of features on one device. Operators of one name are one to ONNX Runtime, which
+// takes the one that the types of the inputs and the node's provider fit. Kernel has:
 //
 //     static constexpr const char* kName;
 //     static constexpr Input kInputs[]; static constexpr Output kOutputs[];
@@ -53,7 +53,9 @@ class Operator : public OrtCustomOp {
         OrtCustomOp::KernelComputeV2 = &compute;
         OrtCustomOp::KernelDestroy = [](void* instance) { delete static_cast<Instance*>(instance); };
         OrtCustomOp::GetName = [](const OrtCustomOp*) { return Kernel::kName; };
-        OrtCustomOp::GetExecutionProviderType = [](const OrtCustomOp* op) { return provider(of(op).device_); };
+        OrtCustomOp::GetExecutionProviderType = [](const OrtCustomOp* op) {
+            return provider(of(op).device_);
+        };
         OrtCustomOp::GetInputTypeCount = [](const OrtCustomOp*) { return std::size(Kernel::kInputs); };
         OrtCustomOp::GetOutputTypeCount = [](const OrtCustomOp*) { return std::size(Kernel::kOutputs); };
         OrtCustomOp::GetInputType = [](const OrtCustomOp* op, size_t index) {

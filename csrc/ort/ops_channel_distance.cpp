@@ -30,8 +30,8 @@ void ChannelDistance::run(const Run& run) const {
 #ifdef PE_CUDA
     if (run.resources().device == Device::kCuda) {
         const Workspace workspace(run, {channel_distance_forward_cuda_workspace(problem)});
-        return check_cuda(channel_distance_forward_cuda(problem, features_of(first), features_of(second), distance,
-                                                        map, workspace.part(0), run.stream()));
+        return check_cuda(channel_distance_forward_cuda(problem, features_of(first), features_of(second),
+                                                        distance, map, workspace.part(0), run.stream()));
     }
 #endif
     run.on_session_threads([&](const Pool& pool) {

@@ -35,8 +35,9 @@ void ContextualLoss::run(const Run& run) const {
     const size_t targets = size_t(problem.batch * problem.target_positions());
     const auto compute = [&](size_t kernel_bytes, const auto& kernel) {
         // What only a gradient needs goes to the workspace.
-        const Workspace workspace(run, {kernel_bytes, map == nullptr ? targets * real : 0, targets * sizeof(int32_t),
-                                        sources * real, sources * sizeof(int32_t), sources * real});
+        const Workspace workspace(
+            run, {kernel_bytes, map == nullptr ? targets * real : 0, targets * sizeof(int32_t),
+                  sources * real, sources * sizeof(int32_t), sources * real});
         const ContextualStatistics statistics{map == nullptr ? workspace.part(1) : map,
                                               workspace.part<int32_t>(2),
                                               workspace.part(3),
@@ -48,16 +49,16 @@ void ContextualLoss::run(const Run& run) const {
 #ifdef PE_CUDA
     if (run.resources().device == Device::kCuda) {
         return compute(contextual_forward_cuda_workspace(problem), [&](const auto& statistics, void* memory) {
-            check_cuda(contextual_forward_cuda(problem, features_of(source), features_of(target), loss, statistics,
-                                               memory, run.stream()));
+            check_cuda(contextual_forward_cuda(problem, features_of(source), features_of(target), loss,
+                                               statistics, memory, run.stream()));
         });
     }
 #endif
     run.on_session_threads([&](const Pool& pool) {
         compute(contextual_forward_workspace(problem, pool.threads, false),
                 [&](const auto& statistics, void* memory) {
-                    contextual_forward(problem, features_of(source), features_of(target), loss, statistics, memory,
-                                       pool);
+                    contextual_forward(problem, features_of(source), features_of(target), loss, statistics,
+                                       memory, pool);
                 });
     });
 }

@@ -1,6 +1,6 @@
 #include "adapter.h"
 
-#include <atomic>
+#include <torch/csrc/stable/ops.h>
 
 namespace pe::torch_adapter {
 namespace {
@@ -25,7 +25,6 @@ void check_storage(const Tensor& features, const char* name) {
     check(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
               type == ScalarType::BFloat16,
           name, ": expected features in float32, float64, float16 or bfloat16, got ", type_name(type));
-    check(features.is_cpu(), name, ": expected features on the CPU");
 }
 
 }  // namespace
@@ -52,25 +51,29 @@ ScalarType result_type(const Tensor& features) {
     return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-void check_pair(const Tensor& first, const Tensor& second, const char* first_name, const char* second_name,
-                bool same_size) {
+void check_pair(const Device& device, const Tensor& first, const Tensor& second, const char* first_name,
+                const char* second_name, bool same_size) {
     check_storage(first, first_name);
     check_storage(second, second_name);
+    check(device.holds(second), second_name, ": expected features on ", device.name(), " as ", first_name,
+          ", got ", device_text(second));
     pe::check_pair(shape_of(first), shape_of(second), first_name, second_name, same_size);
     check(first.scalar_type() == second.scalar_type(), first_name, " and ", second_name,
           ": expected one type, got ", type_name(first.scalar_type()), " and ",
           type_name(second.scalar_type()));
 }
 
-Tensor checked(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape,
-               ScalarType type) {
-    bool fits = tensor.is_cpu() && tensor.scalar_type() == type && tensor.dim() == int64_t(shape.size());
+Tensor checked(const Device& device, const Tensor& tensor, const char* name,
+               std::initializer_list<int64_t> shape, ScalarType type) {
+    const bool here = device.holds(tensor);
+    bool fits = here && tensor.scalar_type() == type && tensor.dim() == int64_t(shape.size());
     int64_t dimension = 0;
     for (int64_t size : shape) fits = fits && tensor.size(dimension++) == size;
     std::string expected;
     for (int64_t size : shape) expected += (expected.empty() ? "" : ", ") + std::to_string(size);
-    check(fits, name, ": expected ", type_name(type), " on the CPU in shape (", expected, "), got ",
-          type_name(tensor.scalar_type()), " in shape ", shape_text(shape_of(tensor)));
+    check(fits, name, ": expected ", type_name(type), " on ", device.name(), " in shape (", expected,
+          "), got ", type_name(tensor.scalar_type()), here ? "" : " on " + device_text(tensor), " in shape ",
+          shape_text(shape_of(tensor)));
     return torch::stable::contiguous(tensor);
 }
 
@@ -120,24 +123,6 @@ std::vector<double> factors(const Tensor& values, const char* name, int64_t coun
     const Tensor wide = torch::stable::contiguous(torch::stable::to(values, ScalarType::Double));
     const double* data = wide.const_data_ptr<double>();
     return {data, data + count};
-}
-
-Workspace::Workspace(size_t bytes, const Tensor& like)
-    : memory_(torch::stable::new_empty(like, {int64_t(bytes + kWorkspaceAlignment)}, ScalarType::Byte)) {
-    const auto address = reinterpret_cast<uintptr_t>(memory_.mutable_data_ptr());
-    const uintptr_t mask = kWorkspaceAlignment - 1;
-    start_ = reinterpret_cast<void*>((address + mask) & ~mask);
-}
-
-Pool torch_pool() {
-    const auto run = [](void*, int tasks, void (*body)(void*, int), void* argument) {
-        // Whoever is free takes the next: tasks differ in length, and torch cuts a range into equal parts.
-        std::atomic<int> next{0};
-        torch::stable::parallel_for(0, tasks, 1, [&](int64_t, int64_t) {
-            for (int task = next++; task < tasks; task = next++) body(argument, task);
-        });
-    };
-    return {int(torch::stable::get_num_threads()), run, nullptr};
 }
 
 }  // namespace pe::torch_adapter

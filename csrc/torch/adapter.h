@@ -1,4 +1,4 @@
-// What the PyTorch operators share: checks, layouts, memory and threads of torch, in terms of the kernels.
+// What the PyTorch operators share: checks, layouts and constants, in terms of the kernels.
 //
 // The stable interface of torch only: see docs/native.md.
 #pragma once
@@ -10,12 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "arguments.h"
+#include "device.h"
 
 namespace pe::torch_adapter {
 
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 Shape shape_of(const Tensor& tensor);
 
@@ -25,14 +24,15 @@ Type type_of(const Tensor& features);
 // What losses and statistics of such features are: float64 for float64, else float32.
 ScalarType result_type(const Tensor& features);
 
-// Refuses anything but two feature maps on the CPU, of one type that the kernels read, whose shapes fit: see
-// check_pair() of shapes. torch turns errors into a RuntimeError (C++: whatever the caller of the operator
-// catches).
-void check_pair(const Tensor& first, const Tensor& second, const char* first_name, const char* second_name,
-                bool same_size);
+// Refuses anything but two feature maps on the device, of one type that the kernels read, whose shapes fit:
+// see check_pair() of shapes. torch turns errors into a RuntimeError (C++: whatever the caller of the
+// operator catches).
+void check_pair(const Device& device, const Tensor& first, const Tensor& second, const char* first_name,
+                const char* second_name, bool same_size);
 
-// Refuses anything but a tensor of the shape and type, and gives it contiguous.
-Tensor checked(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape, ScalarType type);
+// Refuses anything but a tensor of the shape and type on the device, and gives it contiguous.
+Tensor checked(const Device& device, const Tensor& tensor, const char* name,
+               std::initializer_list<int64_t> shape, ScalarType type);
 
 // Features as the kernels read them: as they are where rows and columns are one walk of equal steps, else a
 // copy.
@@ -61,7 +61,7 @@ class GradientMap {
     Layout layout_{};
 };
 
-// Selected channels with their weights.
+// Selected channels with their weights, which lie on the CPU whatever the features lie on.
 class ChannelConstants {
   public:
     // available: channels of the features.
@@ -78,19 +78,5 @@ class ChannelConstants {
 
 // One floating-point number for each channel, as double.
 std::vector<double> factors(const Tensor& values, const char* name, int64_t count);
-
-// Memory from torch's allocator.
-class Workspace {
-  public:
-    Workspace(size_t bytes, const Tensor& like);
-    void* get() const { return start_; }
-
-  private:
-    Tensor memory_;
-    void* start_;
-};
-
-// torch's threads.
-Pool torch_pool();
 
 }  // namespace pe::torch_adapter

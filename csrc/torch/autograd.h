@@ -2,8 +2,9 @@
 //
 // In Python gradients are registered by the package (pe_runtime/ops.py): torch's stable interface, which the
 // library of operators keeps to, has none. This header is on torch's ordinary C++ interface instead, and is
-// compiled with the program and the torch it is built for. Link libpe_runtime_torch, and keep it linked
-// although no symbol of it is used, or open it with dlopen().
+// compiled with the program and the torch it is built for. Link libpe_runtime_torch, and for CUDA
+// libpe_runtime_torch_cuda too, and keep them linked although no symbol of them is used, or open them with
+// dlopen().
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -23,6 +24,7 @@ struct ContextualOptions {
     std::string form = "log";  // or "one_minus"
     double eps = 1e-5;
     double eps_log = 0;
+    std::string matmul_precision = "highest";  // or "high", on CUDA
 };
 
 namespace detail {
@@ -47,20 +49,23 @@ struct Contextual : torch::autograd::Function<Contextual> {
         using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
         using Signature =
             Outputs(const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, double,
-                    c10::string_view, c10::string_view, double, c10::string_view, double, double, bool);
+                    c10::string_view, c10::string_view, double, c10::string_view, double, double, bool,
+                    c10::string_view);
         static const auto operation = find("pe_runtime::contextual").typed<Signature>();
         at::AutoDispatchBelowADInplaceOrView below_autograd;
         auto [loss, log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum, row_sums] =
             operation.call(source, target, channels, weights, options.bandwidth, options.distance,
                            options.center, options.spatial_weight, options.form, options.eps,
-                           options.eps_log, row_sums_wanted);
+                           options.eps_log, row_sums_wanted, options.matmul_precision);
         context->save_for_backward({source, target, channels.value_or(Tensor()), weights.value_or(Tensor()),
-                                    log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum, row_sums});
+                                    log_similarity, log_similarity_arg, row_min, row_min_arg, row_log_sum,
+                                    row_sums});
         context->saved_data["numbers"] =
             std::vector<double>{options.bandwidth, options.spatial_weight, options.eps, options.eps_log};
         context->saved_data["distance"] = options.distance;
         context->saved_data["center"] = options.center;
         context->saved_data["form"] = options.form;
+        context->saved_data["matmul_precision"] = options.matmul_precision;
         context->set_materialize_grads(false);
         return {loss, log_similarity};
     }
@@ -70,7 +75,7 @@ struct Contextual : torch::autograd::Function<Contextual> {
             const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const OptionalTensor&,
             const OptionalTensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
             const Tensor&, double, c10::string_view, c10::string_view, double, c10::string_view, double,
-            double, bool, bool);
+            double, c10::string_view, bool, bool);
         static const auto operation = find("pe_runtime::contextual_backward").typed<Signature>();
         const variable_list saved = context->get_saved_variables();
         const std::vector<double> numbers = context->saved_data["numbers"].toDoubleVector();
@@ -80,8 +85,8 @@ struct Contextual : torch::autograd::Function<Contextual> {
             given(gradients[0]), given(gradients[1]), saved[0], saved[1], given(saved[2]), given(saved[3]),
             saved[4], saved[5], saved[6], saved[7], saved[8], saved[9], numbers[0],
             context->saved_data["distance"].toStringRef(), context->saved_data["center"].toStringRef(),
-            numbers[1], context->saved_data["form"].toStringRef(), numbers[2], numbers[3], source_needed,
-            target_needed);
+            numbers[1], context->saved_data["form"].toStringRef(), numbers[2], numbers[3],
+            context->saved_data["matmul_precision"].toStringRef(), source_needed, target_needed);
         return {source_needed ? source : Tensor(), target_needed ? target : Tensor(), Tensor(), Tensor(),
                 Tensor(), Tensor()};
     }
@@ -132,8 +137,9 @@ inline std::tuple<at::Tensor, at::Tensor> contextual(const at::Tensor& source, c
                                                      const std::optional<at::Tensor>& channels = std::nullopt,
                                                      const std::optional<at::Tensor>& weights = std::nullopt,
                                                      const ContextualOptions& options = {}) {
-    // Forward is cheaper without them, forward and backward together with them.
-    const bool row_sums = at::GradMode::is_enabled() && (source.requires_grad() || target.requires_grad());
+    // Forward is cheaper without them, forward and backward together with them. Kernels for CUDA keep none.
+    const bool row_sums = source.is_cpu() && at::GradMode::is_enabled() &&
+                          (source.requires_grad() || target.requires_grad());
     const auto outputs = detail::Contextual::apply(source, target, channels, weights, options, row_sums);
     return {outputs[0], outputs[1]};
 }

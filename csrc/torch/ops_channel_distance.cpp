@@ -1,10 +1,9 @@
-// pe_runtime::channel_distance and its gradient on the CPU. Schemas are in ops_library.cpp.
+// pe_runtime::channel_distance and its gradient, on the device of device.h. Schemas are in ops_library.cpp.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
 #include "adapter.h"
-#include "channel_distance.h"
 
 namespace pe::torch_adapter {
 namespace {
@@ -14,7 +13,9 @@ struct ChannelDistanceCall {
     ChannelDistanceCall(const Tensor& first, const Tensor& second, const std::optional<Tensor>& channels,
                         const std::optional<Tensor>& weights, const std::optional<Tensor>& linear_weights,
                         const std::string& form)
-        : constants((check_pair(first, second, "first", "second", true), channels), weights, first.size(1)) {
+        : device(first, "first"),
+          constants((check_pair(device, first, second, "first", "second", true), channels), weights,
+                    first.size(1)) {
         problem.batch = first.size(0);
         problem.height = first.size(2);
         problem.width = first.size(3);
@@ -30,6 +31,7 @@ struct ChannelDistanceCall {
         }
     }
 
+    Device device;
     ChannelConstants constants;
     std::vector<double> linear;
     ChannelDistanceProblem problem{};
@@ -45,10 +47,9 @@ std::tuple<Tensor, Tensor> channel_distance(const Tensor& first, const Tensor& s
     const Tensor map =
         torch::stable::new_empty(first, {problem.batch, 1, problem.height, problem.width}, type);
     const FeatureMap first_map(first), second_map(second);
-    const Pool pool = torch_pool();
-    const Workspace workspace(channel_distance_forward_workspace(problem, pool.threads), first);
-    channel_distance_forward(problem, first_map.get(), second_map.get(), distance.mutable_data_ptr(),
-                             map.mutable_data_ptr(), workspace.get(), pool);
+    call.device.run("channel_distance", Kernels::channel_distance_forward,
+                    Kernels::channel_distance_forward_workspace(problem, call.device), problem,
+                    first_map.get(), second_map.get(), distance.mutable_data_ptr(), map.mutable_data_ptr());
     return {distance, map};
 }
 
@@ -62,29 +63,30 @@ std::tuple<Tensor, Tensor> channel_distance_backward(std::optional<Tensor> dista
     const ChannelDistanceProblem& problem = call.problem;
     const ScalarType type = result_type(first);
     if (distance_gradient) {
-        distance_gradient = checked(*distance_gradient, "distance_gradient", {problem.batch}, type);
+        distance_gradient =
+            checked(call.device, *distance_gradient, "distance_gradient", {problem.batch}, type);
     }
     if (map_gradient) {
-        map_gradient =
-            checked(*map_gradient, "map_gradient", {problem.batch, 1, problem.height, problem.width}, type);
+        map_gradient = checked(call.device, *map_gradient, "map_gradient",
+                               {problem.batch, 1, problem.height, problem.width}, type);
     }
     const FeatureMap first_map(first), second_map(second);
     const bool zeroed = !call.constants.all();
     GradientMap first_gradient(first, first_needed, zeroed), second_gradient(second, second_needed, zeroed);
     if (first_needed || second_needed) {
-        const Pool pool = torch_pool();
-        const Workspace workspace(channel_distance_backward_workspace(problem, pool.threads), first);
-        channel_distance_backward(problem, first_map.get(), second_map.get(),
-                                  distance_gradient ? distance_gradient->const_data_ptr() : nullptr,
-                                  map_gradient ? map_gradient->const_data_ptr() : nullptr,
-                                  first_gradient.get(), second_gradient.get(), workspace.get(), pool);
+        call.device.run("channel_distance_backward", Kernels::channel_distance_backward,
+                        Kernels::channel_distance_backward_workspace(problem, call.device), problem,
+                        first_map.get(), second_map.get(),
+                        distance_gradient ? distance_gradient->const_data_ptr() : nullptr,
+                        map_gradient ? map_gradient->const_data_ptr() : nullptr, first_gradient.get(),
+                        second_gradient.get());
     }
     return {first_gradient.finish(), second_gradient.finish()};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(pe_runtime, CPU, library) {
+STABLE_TORCH_LIBRARY_IMPL(pe_runtime, PE_DISPATCH_KEY, library) {
     library.impl("channel_distance", TORCH_BOX(&channel_distance));
     library.impl("channel_distance_backward", TORCH_BOX(&channel_distance_backward));
 }

@@ -57,14 +57,16 @@ struct Result {
 };
 
 inline pe::Layout planar(int64_t channels, int64_t positions) { return {channels * positions, positions, 1}; }
-inline pe::Layout interleaved(int64_t channels, int64_t positions) { return {channels * positions, 1, channels}; }
+inline pe::Layout interleaved(int64_t channels, int64_t positions) {
+    return {channels * positions, 1, channels};
+}
 
 // Forward and backward of whoever is tested.
 //   row_sums: whether forward keeps them
 using Run = std::function<void(const pe::ContextualProblem& problem, const pe::Features& source,
-                               const pe::Features& target, void* loss, const pe::ContextualStatistics& statistics,
-                               const void* loss_gradient, const pe::Gradient& source_gradient,
-                               const pe::Gradient& target_gradient)>;
+                               const pe::Features& target, void* loss,
+                               const pe::ContextualStatistics& statistics, const void* loss_gradient,
+                               const pe::Gradient& source_gradient, const pe::Gradient& target_gradient)>;
 
 template <typename T>
 Result<T> run(const Run& runner, const pe::ContextualProblem& problem, const std::vector<T>& x,
@@ -80,13 +82,13 @@ Result<T> run(const Run& runner, const pe::ContextualProblem& problem, const std
     if (row_sums) result.row_sums.resize(batch * nx * (problem.channels.count + 1));
     result.source_gradient.assign(x.size(), T(0));
     result.target_gradient.assign(y.size(), T(0));
-    const pe::ContextualStatistics statistics{result.similarity.data(), result.similarity_arg.data(),
-                                              result.row_min.data(), result.row_min_arg.data(),
-                                              result.row_log_sum.data(),
-                                              row_sums ? result.row_sums.data() : nullptr};
+    const pe::ContextualStatistics statistics{
+        result.similarity.data(),  result.similarity_arg.data(), result.row_min.data(),
+        result.row_min_arg.data(), result.row_log_sum.data(),    row_sums ? result.row_sums.data() : nullptr};
     const std::vector<T> upstream(batch, T(1));
-    runner(problem, {x.data(), x_layout}, {y.data(), y_layout}, result.loss.data(), statistics, upstream.data(),
-           {result.source_gradient.data(), x_layout}, {result.target_gradient.data(), y_layout});
+    runner(problem, {x.data(), x_layout}, {y.data(), y_layout}, result.loss.data(), statistics,
+           upstream.data(), {result.source_gradient.data(), x_layout},
+           {result.target_gradient.data(), y_layout});
     return result;
 }
 
@@ -166,7 +168,7 @@ inline void check_values(const Run& runner, const pe::ContextualProblem& problem
 
 // Central differences of the double loss at a few places of both maps.
 inline void check_gradients(const Run& runner, const pe::ContextualProblem& problem, const Shape& shape,
-                     bool row_sums = false) {
+                            bool row_sums = false) {
     auto x = features(shape.channels * shape.nx(), 3), y = features(shape.channels * shape.ny(), 4);
     const pe::Layout xl = planar(shape.channels, shape.nx()), yl = planar(shape.channels, shape.ny());
     const Result<double> got = run<double>(runner, problem, x, y, xl, yl, row_sums);

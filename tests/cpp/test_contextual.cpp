@@ -1,5 +1,5 @@
-// The contextual loss on the CPU, for every instruction set; and that threads, layout and neighbours change no
-// bit.
+// The contextual loss on the CPU, for every instruction set; and that threads, layout and neighbours change
+// no bit.
 #include <string>
 #include <thread>
 
@@ -21,17 +21,18 @@ pe::Pool threads(int count) {
 }
 
 Run on(const pe::Pool& pool) {
-    return [pool](const pe::ContextualProblem& problem, const pe::Features& source, const pe::Features& target,
-                  void* loss, const pe::ContextualStatistics& statistics, const void* loss_gradient,
-                  const pe::Gradient& source_gradient, const pe::Gradient& target_gradient) {
-        const bool row_sums = statistics.row_sums != nullptr;
-        const auto forward = workspace(pe::contextual_forward_workspace(problem, pool.threads, row_sums));
-        pe::contextual_forward(problem, source, target, loss, statistics, forward.get(), pool);
-        const auto backward =
-            workspace(pe::contextual_backward_workspace(problem, pool.threads, row_sums, true));
-        pe::contextual_backward(problem, source, target, statistics, loss_gradient, nullptr, source_gradient,
-                                target_gradient, backward.get(), pool);
-    };
+    return
+        [pool](const pe::ContextualProblem& problem, const pe::Features& source, const pe::Features& target,
+               void* loss, const pe::ContextualStatistics& statistics, const void* loss_gradient,
+               const pe::Gradient& source_gradient, const pe::Gradient& target_gradient) {
+            const bool row_sums = statistics.row_sums != nullptr;
+            const auto forward = workspace(pe::contextual_forward_workspace(problem, pool.threads, row_sums));
+            pe::contextual_forward(problem, source, target, loss, statistics, forward.get(), pool);
+            const auto backward =
+                workspace(pe::contextual_backward_workspace(problem, pool.threads, row_sums, true));
+            pe::contextual_backward(problem, source, target, statistics, loss_gradient, nullptr,
+                                    source_gradient, target_gradient, backward.get(), pool);
+        };
 }
 
 void check_bits(const Shape& shape) {

@@ -1,5 +1,5 @@
-// The CUDA kernels of the contextual loss, emulated on the CPU: the cases of the CPU kernels, and these kernels as
-// the judge where finite differences are too coarse.
+// The CUDA kernels of the contextual loss, emulated on the CPU: the cases of the CPU kernels, and these
+// kernels as the judge where finite differences are too coarse.
 #include "contextual_cases.h"
 #include "contextual_cuda.h"
 #include "cuda_language.h"
@@ -73,8 +73,8 @@ struct Pair {
                     double sum = 0;
                     for (int64_t n = 0; n < waves; ++n) {
                         const double* at = &parameters[size_t(4 * n)];
-                        sum += at[0] * std::sin(at[1] * double(p / width) * 0.3 + at[2] * double(p % width) * 0.3 +
-                                                3 * at[3]);
+                        sum += at[0] * std::sin(at[1] * double(p / width) * 0.3 +
+                                                at[2] * double(p % width) * 0.3 + 3 * at[3]);
                     }
                     return sum;
                 };
@@ -123,9 +123,9 @@ void check_accuracy(pe::ContextualProblem problem, const Shape& shape, double no
     const double of_source = relative_error(got.source_gradient, exact.source_gradient);
     const double of_target = relative_error(got.target_gradient, exact.target_gradient);
     if (std::getenv("PE_VERBOSE") != nullptr) {
-        std::printf("C %d noise %g h %g: loss %g, relative error %.1e, gradients %.1e %.1e\n", int(shape.channels),
-                    noise, problem.bandwidth, exact.loss[0], std::abs(got.loss[0] / exact.loss[0] - 1), of_source,
-                    of_target);
+        std::printf("C %d noise %g h %g: loss %g, relative error %.1e, gradients %.1e %.1e\n",
+                    int(shape.channels), noise, problem.bandwidth, exact.loss[0],
+                    std::abs(got.loss[0] / exact.loss[0] - 1), of_source, of_target);
     }
     CHECK(of_source < of_gradient);
     CHECK(of_target < of_gradient);
@@ -205,8 +205,8 @@ void check_storage(pe::Type type, const half::Format& format) {
         std::vector<uint16_t> source_gradient(x.size()), target_gradient(y.size());
         const std::vector<float> upstream(2, 1.0f);
         emulated(problem, {x.data(), xl}, {y.data(), yl}, got.loss.data(),
-                 {got.similarity.data(), got.similarity_arg.data(), got.row_min.data(), got.row_min_arg.data(),
-                  got.row_log_sum.data(), nullptr},
+                 {got.similarity.data(), got.similarity_arg.data(), got.row_min.data(),
+                  got.row_min_arg.data(), got.row_log_sum.data(), nullptr},
                  upstream.data(), {source_gradient.data(), xl}, {target_gradient.data(), yl});
         for (int64_t b = 0; b < 2; ++b) CHECK_RELATIVE(got.loss[size_t(b)], exact.loss[size_t(b)], 1e-5);
         const double step = std::ldexp(1.0, -format.mantissa);
@@ -232,16 +232,17 @@ void check_bad_statistics() {
                 problem, {pair.x.data(), layout}, {pair.y.data(), layout},
                 {got.similarity.data(), got.similarity_arg.data(), got.row_min.data(), got.row_min_arg.data(),
                  got.row_log_sum.data(), nullptr},
-                &upstream, nullptr, {got.source_gradient.data(), layout}, {got.target_gradient.data(), layout},
-                memory.get(), nullptr));
+                &upstream, nullptr, {got.source_gradient.data(), layout},
+                {got.target_gradient.data(), layout}, memory.get(), nullptr));
             for (const float value : got.source_gradient) CHECK(std::isnan(value));
             for (const float value : got.target_gradient) CHECK(std::isnan(value));
             (*args)[3] = before;
         }
     }
     float sum = 0;
-    CHECK(pe::contextual_forward_cuda(problem, {}, {}, nullptr, {nullptr, nullptr, nullptr, nullptr, nullptr, &sum},
-                                      nullptr, nullptr) != nullptr);
+    CHECK(pe::contextual_forward_cuda(problem, {}, {}, nullptr,
+                                      {nullptr, nullptr, nullptr, nullptr, nullptr, &sum}, nullptr,
+                                      nullptr) != nullptr);
 }
 
 }  // namespace

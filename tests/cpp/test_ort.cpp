@@ -1,8 +1,8 @@
 // The operators in ONNX Runtime: the bits of the kernels for every type, with and without what is optional,
 // from several threads at once; and a message for what they refuse. Values are held to the definition in
 // Python.
-// Compiled with PE_CUDA, the kernels are those for CUDA, emulated, and the library is one that has them in the
-// place of the CPU's.
+// Compiled with PE_CUDA, the kernels are those for CUDA, emulated, and the library is one that has them in
+// the place of the CPU's.
 //   test_ort LIBONNXRUNTIME LIBPE_RUNTIME_ORT
 #include <cstring>
 #include <random>

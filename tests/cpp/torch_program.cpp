@@ -29,6 +29,7 @@ int main(int, char** arguments) {
                         weights = torch::tensor({0.5, 1.0, 2.0});
     pe_runtime::ContextualOptions options;
     options.bandwidth = 0.3;
+    options.matmul_precision = "high";  // nothing to the CPU
     const torch::Tensor loss =
         std::get<0>(pe_runtime::contextual(source, target, channels, weights, options));
     loss.sum().backward();

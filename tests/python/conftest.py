@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,33 @@ import pytest
 from pe_runtime.cli import main
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--operators",
+        type=Path,
+        metavar="PATH",
+        help="test this library of operators in place of the package's: that with emulated kernels for CUDA",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cpu_kernels(reason): of the kernels for the CPU alone")
+    path = config.getoption("--operators")
+    if path is not None:
+        from pe_runtime import ops
+
+        ops._LIBRARY, ops.ROW_SUMS = path.resolve(), ()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    device = os.environ.get("PE_RUNTIME_TEST_DEVICE", "cpu")
+    if config.getoption("--operators") is None and device == "cpu":
+        return
+    for item in items:
+        for mark in item.iter_markers("cpu_kernels"):
+            item.add_marker(pytest.mark.skip(reason=f"of the kernels for the CPU: {mark.args[0]}"))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""The examples in C, C++ and on libtorch, built against an installed pe_runtime and run."""
+"""The examples in C, C++ and on libtorch, built against an installed pe_runtime; that of training."""
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -162,3 +163,68 @@ def test_what_is_installed_finds_its_parts(prefix, metric, images, tmp_path):
         pair = tmp_path / "reference.png", tmp_path / "distorted.png"
         done = started(program, *pair, "--metric", path, "--threshold", "100")
         assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of three, and a file that is none."""
+    rng = np.random.default_rng(9)
+    for name in "abc":
+        coarse = PIL.Image.fromarray(rng.integers(0, 256, (12, 14, 3), dtype=np.uint8))
+        coarse.resize((71, 64), PIL.Image.Resampling.BICUBIC).save(tmp_path / f"{name}.png")
+    (tmp_path / "notes.txt").write_text("not a photograph")
+    return tmp_path
+
+
+@pytest.fixture
+def train(monkeypatch, capsys):
+    """The command line of training: exit status, standard output and error."""
+    program = runpy.run_path(str(EXAMPLES / "training" / "train_sr.py"))
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train_sr.py", *map(str, arguments)])
+        try:
+            code = program["main"]()
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_training_with_the_definition_and_with_the_kernels(train, photographs, tmp_path):
+    from safetensors.torch import load_file
+
+    output = tmp_path / "output"
+    common = "--images", photographs, "--steps", 3, "--patch", 32, "--batch", 2
+    code, out, err = train(*common, "--output", output)
+    assert code == 0, err
+    rows = [line.split("│")[1:-1] for line in out.splitlines() if line.startswith("│")]
+    bicubic, eager, kernels = ([cell.strip() for cell in row] for row in rows)
+    assert (bicubic[0], eager[0], kernels[0]) == ("(bicubic)", "eager definition", "kernels")
+    # Both start from the same weights and patches.
+    assert float(kernels[4]) == pytest.approx(float(eager[4]), rel=1e-4)
+    names = [f"{kind}-{run}" for run in ("reference", "native") for kind in ("before-after", "weights")]
+    assert sorted(path.stem for path in output.iterdir()) == sorted(names)
+    assert len(load_file(output / "weights-native.safetensors")) == 6
+    # The middle three times beside each other, pixels doubled.
+    assert PIL.Image.open(output / "before-after-native.png").size == (3 * 2 * 64, 2 * 64)
+
+    assert train(*common, "--output", tmp_path / "again", "--kernels", "native")[0] == 0
+    files = [folder / "weights-native.safetensors" for folder in (output, tmp_path / "again")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--patch", 33), "--patch: expected an even number from 16, got 33"),
+        (("--steps", 0), "--steps: expected at least 1, got 0"),
+        (("--device", "abacus"), "--device: expected cpu, cuda or cuda:NUMBER, got abacus"),
+        (("--kernels", "native", "--compare"), "--compare: expected no --kernels beside it"),
+        (("--patch", 96), "--images: expected two photographs of 96 pixels or more"),
+    ],
+)
+def test_training_refuses_what_it_cannot_do(train, photographs, arguments, message):
+    code, _, err = train("--images", photographs, *arguments)
+    assert (code, message in err) == (2, True), err

@@ -5,21 +5,25 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import operators
+from operators import DEVICE, ROW_SUMS
 
 import pe_runtime as pe
 from pe_runtime import ops
 from pe_runtime.functional import contextual_loss, feature_distance, lpips_distance
 
-assert ops.problem() is None, ops.problem()
 op = torch.ops.pe_runtime
 FUNCTIONS = (contextual_loss, feature_distance, lpips_distance)
 
 
 def features(*shape, seed=0):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    return operators.features(*shape, seed=seed, dtype=torch.float32)
 
 
 @pytest.fixture
@@ -49,19 +53,32 @@ def called(monkeypatch):
 @pytest.fixture
 def missing(monkeypatch):
     """As if the library were not there."""
-    monkeypatch.setattr(ops, "problem", lambda: "it is not there")
+    monkeypatch.setattr(ops, "problem", lambda device: "it is not there")
     ops._warn_once.cache_clear()
     yield
     ops._warn_once.cache_clear()
 
 
-def test_loading_says_what_is_wrong(monkeypatch, tmp_path):
-    assert ops.available()
-    attempt = ops.problem.__wrapped__  # without the memory of the first answer
-    monkeypatch.setattr(ops, "_LIBRARY", tmp_path / "libpe_runtime_torch.so")
-    assert re.search(f"installed without its native library, {tmp_path}", attempt())
-    (tmp_path / "libpe_runtime_torch.so").write_text("no library")
-    assert re.search(r"libpe_runtime_torch.so cannot be loaded: .*(invalid ELF|too short)", attempt())
+@pytest.mark.parametrize(
+    ("device", "name", "reason"),
+    [
+        ("cpu", "libpe_runtime_torch.so", "installed without its native library"),
+        ("cuda", "libpe_runtime_torch_cuda.so", "built without a CUDA toolkit"),
+    ],
+)
+def test_loading_says_what_is_wrong(monkeypatch, tmp_path, device, name, reason):
+    assert ops.available(DEVICE)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    attempt = ops._problem.__wrapped__  # without the memory of the first answer
+    monkeypatch.setattr(ops, "_LIBRARY" if device == "cpu" else "_CUDA_LIBRARY", tmp_path / name)
+    assert re.search(f"{reason}, .*{tmp_path}", attempt(device))
+    (tmp_path / name).write_text("no library")
+    assert re.search(f"{name} cannot be loaded: .*(invalid ELF|too short)", attempt(device))
+
+
+def test_torch_without_cuda_needs_no_library_for_it(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert re.fullmatch("torch .* was built without CUDA", ops._problem.__wrapped__("cuda"))
 
 
 def test_importing_the_package_loads_neither_torch_nor_the_library():
@@ -124,7 +141,7 @@ def test_what_has_no_kernel_falls_back_without_a_warning(called, pair):
         warnings.simplefilter("error")
         contextual_loss(*pair, distance="l1")
         contextual_loss(*(f.to("meta") for f in pair))
-        lpips_distance(*pair, linear=torch.ones(8, requires_grad=True)).sum().backward()
+        lpips_distance(*pair, linear=torch.ones(8, device=DEVICE, requires_grad=True)).sum().backward()
         torch.func.grad(lambda f: contextual_loss(f, pair[1]))(pair[0])
     assert called == []
 
@@ -182,7 +199,7 @@ def test_bad_channels_are_named(pair):
 
 
 def test_autocast_passes_features_as_they_are(pair):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
         inside = [function(*pair, kernels="native") for function in FUNCTIONS]
     outside = [function(*pair, kernels="native") for function in FUNCTIONS]
     assert all(map(torch.equal, inside, outside))
@@ -191,7 +208,7 @@ def test_autocast_passes_features_as_they_are(pair):
 
 @pytest.fixture(scope="module")
 def backbone():
-    return pe.Backbone("squeezenet1_1", ["relu1", "fire3"], "random")
+    return pe.Backbone("squeezenet1_1", ["relu1", "fire3"], "random").to(DEVICE)
 
 
 @pytest.mark.parametrize("build", [pe.FeatureDistance, pe.LPIPS, pe.ContextualLoss])
@@ -228,7 +245,7 @@ def test_onnx_graphs_of_other_modules_have_standard_operators_too(pair):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(Loss().eval(), pair, dynamo=True, verbose=False)
+        program = torch.onnx.export(Loss().eval(), tuple(f.cpu() for f in pair), dynamo=True, verbose=False)
     assert {node.domain for node in program.model_proto.graph.node} == {""}
 
 
@@ -239,7 +256,9 @@ def test_modules_that_are_copied_and_pickled_keep_their_choice(backbone, tmp_pat
     assert torch.load(tmp_path / "metric.pt", weights_only=False).kernels == "reference"
 
 
+# Constants are on the CPU, whatever the features are on.
 CHANNELS, WEIGHTS = torch.tensor([1, 5, 2]), torch.tensor([0.5, 1.0, 2.0])
+SETTINGS = (0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0, "highest")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +278,9 @@ def test_opcheck(pair, prepare, needed):
     """Schema, autograd registration, shapes, types and strides of the fake kernels, AOT autograd."""
     x, y = (prepare(f).detach().requires_grad_(n) for f, n in zip(pair, needed, strict=True))
     torch.library.opcheck(op.contextual.default, (x, y))
-    torch.library.opcheck(op.contextual.default, (x, y, CHANNELS), {"row_sums": True})
+    torch.library.opcheck(
+        op.contextual.default, (x, y, CHANNELS), {"row_sums": ROW_SUMS, "matmul_precision": "high"}
+    )
     torch.library.opcheck(
         op.contextual.default, (x, y, CHANNELS, WEIGHTS, 0.3, "l2", "none", 0.1, "one_minus")
     )
@@ -267,16 +288,15 @@ def test_opcheck(pair, prepare, needed):
     torch.library.opcheck(op.channel_distance.default, (x, y, None, None, torch.rand(8), "unit"))
     x, y = x.detach(), y.detach()
     loss, *saved = op.contextual(x, y)
-    settings = (0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0)
     upstream = torch.ones_like(loss)
-    for statistics in (saved, op.contextual(x, y, row_sums=True)[1:]):
+    for statistics in (saved, op.contextual(x, y, row_sums=ROW_SUMS)[1:]):
         torch.library.opcheck(
             op.contextual_backward.default,
-            (upstream, None, x, y, None, None, *statistics, *settings, *needed),
+            (upstream, None, x, y, None, None, *statistics, *SETTINGS, *needed),
         )
     torch.library.opcheck(
         op.contextual_backward.default,
-        (None, torch.ones_like(saved[0]), x, y, None, None, *saved, *settings, *needed),
+        (None, torch.ones_like(saved[0]), x, y, None, None, *saved, *SETTINGS, *needed),
     )
     torch.library.opcheck(
         op.channel_distance_backward.default, (upstream, None, x, y, CHANNELS, None, None, "squared", *needed)
@@ -285,15 +305,19 @@ def test_opcheck(pair, prepare, needed):
 
 def test_gradients_that_nobody_asks_for_are_not_computed(pair):
     loss, *saved = op.contextual(*pair)
-    settings = (0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0)
-    arguments = (torch.ones_like(loss), None, *pair, None, None, *saved, *settings)
+    arguments = (torch.ones_like(loss), None, *pair, None, None, *saved, *SETTINGS)
     both = op.contextual_backward(*arguments, True, True)
     for needed in ((True, False), (False, True), (False, False)):
         for gradient, wanted, expected in zip(
             op.contextual_backward(*arguments, *needed), needed, both, strict=True
         ):
-            assert torch.equal(gradient, expected) if wanted else gradient.shape == (0,)
-    first = op.channel_distance_backward(torch.ones(2), None, *pair, None, None, None, "squared", True, False)
+            if wanted:
+                torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
+            else:
+                assert gradient.shape == (0,)
+    first = op.channel_distance_backward(
+        torch.ones_like(loss), None, *pair, None, None, None, "squared", True, False
+    )
     assert first[0].any()
     assert first[1].shape == (0,)
 
@@ -315,7 +339,8 @@ def test_second_derivatives_are_refused(pair, function):
     gradient.square().sum().backward()
 
 
-X = torch.zeros(2, 8, 4, 4)
+X = torch.zeros(2, 8, 4, 4, device=DEVICE)
+ONES = torch.ones(3, device=DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +367,10 @@ X = torch.zeros(2, 8, 4, 4)
         (lambda: op.contextual(X, X, center="image"), "center: expected one of 'sample', 'batch', 'none'"),
         (lambda: op.contextual(X, X, spatial_weight=-1.0), "spatial_weight: expected a finite number >= 0"),
         (lambda: op.contextual(X, X, form="exp"), "form: expected one of 'log', 'one_minus', got 'exp'"),
+        (
+            lambda: op.contextual(X, X, matmul_precision="medium"),
+            "matmul_precision: expected one of 'highest', 'high', got 'medium'",
+        ),
         (lambda: op.contextual(X, X, eps=0.0), "eps: expected a finite number above 0"),
         (lambda: op.contextual(X, X, eps_log=-1.0), "eps_log: expected a finite number >= 0"),
         (
@@ -361,24 +390,24 @@ X = torch.zeros(2, 8, 4, 4)
         ),
         (
             lambda: op.contextual_backward(
-                *(torch.ones(3), None, X, X, None, None, *op.contextual(X, X)[1:]),
-                *(0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0, True, True),
+                *(ONES, None, X, X, None, None, *op.contextual(X, X)[1:]),
+                *(*SETTINGS, True, True),
             ),
-            r"loss_gradient: expected Float on the CPU in shape \(2\), got Float in shape \(3\)",
+            r"loss_gradient: expected Float on (the CPU|cuda:0) in shape \(2\), got Float in shape \(3\)",
         ),
         (
             lambda: op.contextual_backward(
-                *(torch.ones(2), None, X, X, None, None, *op.contextual(X, X[..., 1:])[1:]),
-                *(0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0, True, True),
+                *(ONES[:2], None, X, X, None, None, *op.contextual(X, X[..., 1:])[1:]),
+                *(*SETTINGS, True, True),
             ),
-            r"log_similarity: expected Float on the CPU in shape \(2, 1, 4, 4\), got .* \(2, 1, 4, 3\)",
+            r"log_similarity: expected Float on .* in shape \(2, 1, 4, 4\), got .* \(2, 1, 4, 3\)",
         ),
         (
             lambda: op.contextual_backward(
-                *(torch.ones(2), None, X, X, None, None, *op.contextual(X, X)[1:-1], torch.ones(3)),
-                *(0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0, True, True),
+                *(ONES[:2], None, X, X, None, None, *op.contextual(X, X)[1:-1], ONES),
+                *(*SETTINGS, True, True),
             ),
-            r"row_sums: expected Float on the CPU in shape \(2, 4, 4, 9\), got .* \(3\)",
+            r"row_sums: expected (Float on the CPU in shape \(2, 4, 4, 9\), got .* \(3\)|none on CUDA)",
         ),
     ],
 )
@@ -387,13 +416,44 @@ def test_bad_arguments_of_the_operators_are_named(call, message):
         call()
 
 
+@pytest.mark.skipif(ROW_SUMS, reason="these kernels keep them")
+def test_sums_that_kernels_do_not_keep_are_refused():
+    with pytest.raises(RuntimeError, match="row_sums: expected False on CUDA"):
+        op.contextual(X, X, row_sums=True)
+
+
+@pytest.mark.cpu_kernels("they have one precision")
+def test_matmul_precision_is_nothing_to_the_cpu(pair):
+    results = []
+    for precision in ("highest", "high"):
+        source = pair[0].clone().requires_grad_()
+        loss = contextual_loss(source, pair[1], matmul_precision=precision, kernels="native")
+        results.append((loss.detach(), *torch.autograd.grad(loss, source)))
+    assert all(map(torch.equal, *results))
+    with pytest.raises(ValueError, match="matmul_precision: expected one of 'highest', 'high', got 'medium'"):
+        contextual_loss(*pair, matmul_precision="medium")
+
+
+def test_matmul_precision_is_a_choice_of_the_process_and_not_of_files(backbone, tmp_path):
+    files = []
+    for precision in ("highest", "high"):
+        loss = pe.ContextualLoss(backbone, parity="pytorch-port", matmul_precision=precision)
+        assert loss.contextual.matmul_precision == precision
+        assert "matmul_precision" not in loss.settings()
+        files.append(pe.export(loss, tmp_path / f"{precision}.onnx", verify=False).read_bytes())
+        assert loss.contextual.matmul_precision == precision
+    assert files[0] == files[1]
+
+
+def test_features_on_two_devices_are_refused(pair):
+    with pytest.raises(ValueError, match=f"expected one device, got {pair[0].device} and meta"):
+        contextual_loss(pair[0], pair[1].to("meta"))
+
+
 def test_statistics_of_other_features_do_no_harm():
     """Indices out of range in what forward has saved must not be read through."""
     _, log_similarity, arg, *rows = op.contextual(X, X)
-    settings = (0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0)
     for wrong in (torch.full_like(arg, 10**9), torch.full_like(arg, -1)):
         saved = (log_similarity, wrong, *rows)
-        gradients = op.contextual_backward(
-            torch.ones(2), None, X, X, None, None, *saved, *settings, True, True
-        )
+        gradients = op.contextual_backward(ONES[:2], None, X, X, None, None, *saved, *SETTINGS, True, True)
         assert all(gradient.isnan().all() for gradient in gradients)

@@ -1,27 +1,28 @@
 """The channel-distance operator against Eq. 1 and the LPIPS form in float64: values, gradients."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+sys.path.insert(0, str(Path(__file__).parent))
+from operators import DEVICE, features, normal
+
 from pe_runtime import ops
 from pe_runtime.functional import difference_and_map, feature_distance, lpips_and_map, lpips_distance
 
-assert ops.problem() is None, ops.problem()
 FORMS = {"squared": difference_and_map, "unit": lpips_and_map}
-
-
-def features(*shape, seed=0, dtype=torch.float64):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def everything(form, first, second, kernels, channels=None, factors=None, of_map=True):
     """Distance, map and both gradients, of an upstream gradient of the distance and, if asked, the map."""
     first, second = first.clone().requires_grad_(), second.clone().requires_grad_()
     distance, map_ = FORMS[form](first, second, channels, factors, kernels=kernels)
-    total = (distance * torch.linspace(1, 2, len(distance), dtype=distance.dtype)).sum()
+    total = (distance * torch.linspace(1, 2, len(distance), dtype=distance.dtype, device=DEVICE)).sum()
     if of_map:
         total = total + (map_ * features(*map_.shape, seed=9, dtype=map_.dtype)).sum()
     return (distance.detach(), map_.detach(), *torch.autograd.grad(total, (first, second)))
@@ -58,8 +59,7 @@ def test_equals_the_definition(form, batch, channels, size, last, of_map, random
 @pytest.mark.parametrize("noise", [0.01, 0.1, 1.0])
 def test_float32_is_accurate(form, noise):
     first = F.interpolate(features(2, 64, 6, 6), size=(30, 31), mode="bicubic")
-    normal = torch.randn(first.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    pair = first.float(), (first + noise * first.std() * normal).float()
+    pair = first.float(), (first + noise * first.std() * normal(*first.shape, seed=2)).float()
     exact = everything(form, *(f.double() for f in pair), "reference")
     for values, expected in zip(everything(form, *pair, "native"), exact, strict=True):
         assert relative_error(values, expected) < 1e-5
@@ -165,6 +165,7 @@ def test_gradients_have_the_memory_format_of_the_features():
     assert gradients[1].is_contiguous()
 
 
+@pytest.mark.cpu_kernels("the number of threads")
 @pytest.mark.parametrize("form", FORMS)
 def test_thread_counts_give_the_same_bits(form):
     pair = features(3, 13, 70, 64).float(), features(3, 13, 70, 64, seed=1).float()

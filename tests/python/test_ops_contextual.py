@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,14 +11,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+sys.path.insert(0, str(Path(__file__).parent))
+from operators import DEVICE, ROW_SUMS, features, normal
+
 from pe_runtime import ops
 from pe_runtime.functional import contextual_and_map, contextual_loss, contextual_settings
-
-assert ops.problem() is None, ops.problem()
-
-
-def features(*shape, seed=0, dtype=torch.float64):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def smooth_pair(channels, noise, size=24, batch=1):
@@ -26,15 +24,14 @@ def smooth_pair(channels, noise, size=24, batch=1):
     if noise == "unrelated":
         target = F.interpolate(features(batch, channels, 6, 6, seed=1), size=(size, size), mode="bicubic")
     else:
-        normal = torch.randn(smooth.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-        target = smooth + noise * smooth.std() * normal
+        target = smooth + noise * smooth.std() * normal(*smooth.shape, seed=2)
     return smooth, target
 
 
 def losses_and_gradients(source, target, kernels, **options):
     source, target = source.clone().requires_grad_(), target.clone().requires_grad_()
     loss = contextual_loss(source, target, reduction="none", kernels=kernels, **options)
-    upstream = torch.linspace(1, 2, len(loss), dtype=loss.dtype)
+    upstream = torch.linspace(1, 2, len(loss), dtype=loss.dtype, device=DEVICE)
     return (loss.detach(), *torch.autograd.grad(loss, (source, target), upstream))
 
 
@@ -131,7 +128,7 @@ def test_map_and_statistics():
     expected = contextual_and_map(source, target, contextual_settings(), kernels="reference")
     torch.testing.assert_close((loss, similarity), expected)
     _, log_similarity, arg, row_min, row_min_arg, row_log_sum, row_sums = torch.ops.pe_runtime.contextual(
-        source, target, row_sums=True
+        source, target, row_sums=ROW_SUMS
     )
     centre = target.mean(dim=(2, 3), keepdim=True)
     x, y = (F.normalize((f - centre).flatten(2), dim=1) for f in (source, target))
@@ -144,11 +141,15 @@ def test_map_and_statistics():
     torch.testing.assert_close(log_similarity.flatten(1), best.values)
     assert torch.equal(row_min_arg.flatten(1), nearest.indices.int())
     assert torch.equal(arg.flatten(1), best.indices.int())
+    if not ROW_SUMS:
+        assert row_sums.shape == (0,)
+        return
     others = rows.exp().scatter(2, nearest.indices[..., None], 0.0)
     torch.testing.assert_close(row_sums.flatten(1, 2)[..., :-1], others @ y.transpose(1, 2))
     torch.testing.assert_close(row_sums.flatten(1, 2)[..., -1], -(others * rows).sum(2))
 
 
+@pytest.mark.cpu_kernels("others keep no sums")
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
 @pytest.mark.parametrize("noise", [0.02, 0.3, "unrelated"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -162,7 +163,9 @@ def test_backward_gives_the_same_with_and_without_the_sums_of_forward(distance, 
         loss, *saved = call.contextual(source, target, None, None, *constants, row_sums)
         upstream = torch.ones_like(loss), None, source, target, None, None
         for target_needed in (False, True):
-            gradients.append(call.contextual_backward(*upstream, *saved, *constants, True, target_needed))
+            gradients.append(
+                call.contextual_backward(*upstream, *saved, *constants, "highest", True, target_needed)
+            )
     exact = 1e-12 if dtype == torch.float64 else 1e-2 if dtype == torch.bfloat16 else 2e-6
     for other in gradients[1:]:
         assert relative_error(other[0], gradients[0][0]) < exact
@@ -171,7 +174,7 @@ def test_backward_gives_the_same_with_and_without_the_sums_of_forward(distance, 
 
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
 def test_ties_go_to_the_lowest_index(distance):
-    source, target = features(1, 6, 4, 4, dtype=torch.float32), features(1, 6, 4, 4, seed=1).float()
+    source, target = features(1, 6, 4, 4).float(), features(1, 6, 4, 4, seed=1).float()
     source[..., 2:], target[..., 2:] = source[..., :2], target[..., :2]
     _, _, arg, _, row_min_arg, *_ = torch.ops.pe_runtime.contextual(source, target, distance=distance)
     assert (arg % 4 < 2).all()
@@ -291,6 +294,7 @@ def test_gradients_have_the_memory_format_of_the_features():
     assert gradients[1].is_contiguous()
 
 
+@pytest.mark.cpu_kernels("the number of threads")
 @pytest.mark.parametrize("distance", ["cosine", "l2"])
 @pytest.mark.parametrize("noise", [0.01, 1.0])
 def test_thread_counts_give_the_same_bits(distance, noise):
@@ -332,6 +336,7 @@ print(step(256))
 """
 
 
+@pytest.mark.cpu_kernels("memory of the process")
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are read from /proc")
 def test_memory_of_65536_positions():
     """One matrix of all pairs would be 17 GB."""

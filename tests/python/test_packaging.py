@@ -1,5 +1,6 @@
 """What a wheel and a source archive hold, how the native build fails, and that files are written whole."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -48,6 +49,8 @@ def test_wheel_holds_every_module_the_native_files_and_the_graph_writers(tmp_pat
     data = {"VERSION", "py.typed", "_kernels.pyi", "libpe_runtime_torch.so", f"_kernels{SUFFIX}"}
     if HEADERS.is_dir():
         data.add("libpe_runtime_ort.so")
+    if shutil.which("nvcc") and os.environ.get("PE_CUDA", "AUTO") != "OFF":
+        data.add("libpe_runtime_torch_cuda.so")
     assert modules | writers | {f"pe_runtime/{name}" for name in data} <= names
     foreign = ("tests/", "bench/", "export/", "csrc/", "cmake/", "include/", "lib/")
     assert not [name for name in names if name.startswith(foreign)]

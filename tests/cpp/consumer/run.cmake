@@ -9,7 +9,7 @@ execute_process(COMMAND "${CMAKE_COMMAND}" -S "${CMAKE_CURRENT_LIST_DIR}" -B "${
                         "-DCMAKE_CXX_FLAGS=${CXX_FLAGS}"
                 COMMAND_ERROR_IS_FATAL ANY OUTPUT_QUIET)
 execute_process(COMMAND "${CMAKE_COMMAND}" --build "${WORK_DIR}/build" COMMAND_ERROR_IS_FATAL ANY)
-foreach(program kernels_program torch_program)
+foreach(program kernels_program torch_program torch_cuda_program kernels_cuda_program)
     if(EXISTS "${WORK_DIR}/build/${program}")
         execute_process(COMMAND "${WORK_DIR}/build/${program}" COMMAND_ERROR_IS_FATAL ANY)
     endif()

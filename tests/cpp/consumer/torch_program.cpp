@@ -1,4 +1,4 @@
 // The operators are registered by linking alone, though nothing of the library is called by name.
 #include <dlfcn.h>
 
-int main() { return dlopen("libpe_runtime_torch.so", RTLD_LAZY | RTLD_NOLOAD) != nullptr ? 0 : 1; }
+int main() { return dlopen(LIBRARY, RTLD_LAZY | RTLD_NOLOAD) != nullptr ? 0 : 1; }

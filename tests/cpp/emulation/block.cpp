@@ -155,7 +155,8 @@ bool Block::barrier(const char* operation, bool predicate) {
 }
 
 void Block::check_shared(const char* operation, const void* address, size_t bytes, size_t alignment) {
-    const uintptr_t place = reinterpret_cast<uintptr_t>(address), start = reinterpret_cast<uintptr_t>(shared_);
+    const uintptr_t place = reinterpret_cast<uintptr_t>(address),
+                    start = reinterpret_cast<uintptr_t>(shared_);
     if (place % alignment != 0) fail("%s: address %p is not aligned to %zu", operation, address, alignment);
     if (place < start || place + bytes > start + shared_bytes_) {
         fail("%s: %zu bytes at %td of %zu bytes of shared memory", operation, bytes, ptrdiff_t(place - start),
@@ -178,8 +179,8 @@ void Block::report_deadlock() {
 }
 
 void Block::fail(const char* format, ...) {
-    std::fprintf(stderr, "CUDA emulation: block (%u, %u, %u), thread %u: ", blockIdx.x, blockIdx.y, blockIdx.z,
-                 self_);
+    std::fprintf(stderr, "CUDA emulation: block (%u, %u, %u), thread %u: ", blockIdx.x, blockIdx.y,
+                 blockIdx.z, self_);
     va_list arguments;
     va_start(arguments, format);
     std::vfprintf(stderr, format, arguments);

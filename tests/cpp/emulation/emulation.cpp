@@ -13,7 +13,8 @@ Settings& settings() {
     return value;
 }
 
-const char* run(dim3 grid, int threads, size_t shared_bytes, void (*body)(const void*), const void* argument) {
+const char* run(dim3 grid, int threads, size_t shared_bytes, void (*body)(const void*),
+                const void* argument) {
     constexpr unsigned kMostBlocks = 0x7fffffff, kMostOtherBlocks = 65535;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return nullptr;
     if (threads < 1 || unsigned(threads) > kMostThreads || unsigned(threads) % kLanes != 0) {

@@ -1,9 +1,9 @@
 // The CUDA language in plain C++, for csrc/kernels/cuda_language.h, which includes this without nvcc.
 //
-// Threads of a block are fibers on one thread of the machine; blocks run one after another. Barriers and what a
-// warp does together suspend a thread. Whatever CUDA leaves undefined and can be seen here ends the program with a
-// message: a barrier that a thread does not reach, lanes that disagree, addresses outside of shared memory.
-// Which thread and which block runs next is drawn from settings().seed.
+// Threads of a block are fibers on one thread of the machine; blocks run one after another. Barriers and what
+// a warp does together suspend a thread. Whatever CUDA leaves undefined and can be seen here ends the program
+// with a message: a barrier that a thread does not reach, lanes that disagree, addresses outside of shared
+// memory. Which thread and which block runs next is drawn from settings().seed.
 #pragma once
 
 #include <math.h>
@@ -40,11 +40,13 @@ Settings& settings();
 // Runs body(argument) in every thread; null, or what is wrong with the launch.
 const char* run(dim3 grid, int threads, size_t shared_bytes, void (*body)(const void*), const void* argument);
 
-// Fills the named lanes' values: each lane gets that of its source lane.
+// What the lanes of the mask do together: each gets the value of its source lane; the lanes whose predicate
+// holds.
 uint64_t shuffle(const char* operation, unsigned mask, uint64_t value, unsigned source_lane);
 unsigned ballot(const char* operation, unsigned mask, bool predicate);
-// `width` segments, as in the __shfl_ functions: lanes outside of the own segment give the own value.
 unsigned lane();
+// Source lanes of the __shfl_ functions, within segments of `width` lanes: the own one where they would leave
+// it.
 unsigned lane_below(unsigned lane, unsigned distance, int width);
 unsigned lane_above(unsigned lane, unsigned distance, int width);
 unsigned lane_across(unsigned lane, unsigned bits, int width);
@@ -85,6 +87,10 @@ inline uint32_t pack_halves(float low, float high) {
 inline uint32_t pack_bfloat16s(float low, float high) {
     return uint32_t(to_bfloat16(high).bits) << 16 | to_bfloat16(low).bits;
 }
+
+inline void store16(void* global, uint4 x) { *static_cast<uint4*>(global) = x; }
+
+inline int forgotten(int x) { return x; }
 
 inline float exp2_fast(float x) {
     const float result = exp2f(x);
@@ -150,7 +156,9 @@ inline void __syncthreads() { pe::cuda::emulation::barrier("__syncthreads", fals
 inline int __syncthreads_or(int predicate) {
     return pe::cuda::emulation::barrier("__syncthreads_or", predicate != 0);
 }
-inline void __syncwarp(unsigned mask = 0xffffffffu) { pe::cuda::emulation::ballot("__syncwarp", mask, false); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+    pe::cuda::emulation::ballot("__syncwarp", mask, false);
+}
 // Blocks follow one another, and a thread runs until it waits.
 inline void __threadfence() {}
 

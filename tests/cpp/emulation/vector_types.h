@@ -1,5 +1,8 @@
-// CUDA's vector types, with the alignment that they have there.
+// CUDA's vector types, with the alignment that they have there. Kernels read and write any elements through
+// them, which C++ would otherwise forbid.
 #pragma once
+
+#define PE_VECTOR(bytes) __attribute__((aligned(bytes), may_alias))
 
 struct dim3 {
     unsigned x, y, z;
@@ -9,27 +12,29 @@ struct uint3 {
     unsigned x, y, z;
 };
 
-struct alignas(8) float2 {
+struct PE_VECTOR(8) float2 {
     float x, y;
 };
-struct alignas(16) float4 {
+struct PE_VECTOR(16) float4 {
     float x, y, z, w;
 };
-struct alignas(16) double2 {
+struct PE_VECTOR(16) double2 {
     double x, y;
 };
-struct alignas(8) int2 {
+struct PE_VECTOR(8) int2 {
     int x, y;
 };
-struct alignas(16) int4 {
+struct PE_VECTOR(16) int4 {
     int x, y, z, w;
 };
-struct alignas(8) uint2 {
+struct PE_VECTOR(8) uint2 {
     unsigned x, y;
 };
-struct alignas(16) uint4 {
+struct PE_VECTOR(16) uint4 {
     unsigned x, y, z, w;
 };
+
+#undef PE_VECTOR
 
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }

@@ -32,8 +32,8 @@ void complete_ballot(Warp& warp, unsigned mask) {
     }
 }
 
-// Lane 8 m + r has the address of row r of matrix m. Lane l takes, from each matrix, elements 2 (l % 4) and the
-// next of row l / 4; transposed, of column l / 4.
+// Lane 8 m + r has the address of row r of matrix m. Lane l takes, from each matrix, elements 2 (l % 4) and
+// the next of row l / 4; transposed, of column l / 4.
 template <int kMatrices, bool kTransposed>
 void complete_load(Warp& warp, unsigned) {
     for (int matrix = 0; matrix < kMatrices; ++matrix) {
