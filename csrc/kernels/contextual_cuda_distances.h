@@ -86,7 +86,7 @@ __device__ void refine(const TilePlace<Stream>& place, const Pass& pass, const t
             row = place.row_index(e);
             column = place.column_index(n, e);
         }
-        const int elements = 2 * place.stream.chunks.depth();
+        const int elements = kHalves * place.stream.chunks.depth();
         const float exact =
             Stream::Tiles::exact(place.stream.rows.data + __shfl_sync(kWholeWarp, row, lane) * elements,
                                  place.stream.columns.data + __shfl_sync(kWholeWarp, column, lane) * elements,

@@ -162,10 +162,10 @@ template <typename T>
 __device__ double feature(const Side<T>& side, const Sample<T>& sample, int b, int position, int channel) {
     const int64_t at = int64_t(b) * side.count + position;
     if (side.values != nullptr) return double(side.values[at * sample.value_chunks.depth() + channel]);
-    const int width = sample.pair_chunks.width;
-    const uint16_t* pair =
-        side.pairs + (at * sample.pair_chunks.count + channel / width) * 2 * width + channel % width;
-    return double(to_float(Half{pair[0]})) + double(to_float(Half{pair[width]})) / double(kResidueScale);
+    const int width = sample.half_chunks.width;
+    const uint16_t* halves =
+        side.halves + (at * sample.half_chunks.count + channel / width) * kHalves * width + channel % width;
+    return double(to_float(Half{halves[0]})) + double(to_float(Half{halves[width]})) / double(kResidueScale);
 }
 
 // The gradient at normalised features, which the first split holds, through normalisation and weights into

@@ -19,21 +19,25 @@ struct Refining {
     double bandwidth, eps, rounding;
 
     static constexpr double kTolerable = 5e-5;
+    // Where the error is larger, how far the refinement reaches, in powers of e, grows faster than it: small
+    // losses consist of small exponentials, and what tensor cores cut off errs to one side.
+    static constexpr double kNegligible = 5e-6;
 
     Refining(const ContextualProblem& problem)
         : bandwidth(problem.bandwidth),
           eps(problem.eps),
           rounding(0x1p-23 * (1 + 0.25 * __builtin_sqrt(double(problem.channels.count)))) {}
 
-    // Row minima up to this are taken exactly.
-    T cutoff() const { return T(rounding / (bandwidth * kTolerable) - eps); }
+    // Row minima up to this are taken exactly: every exponential of the row depends on it, and there is but
+    // one.
+    T cutoff() const { return T(rounding / (bandwidth * kNegligible) - eps); }
     // A distance this much above the least one known may still be the least.
     T margin() const { return T(8 * rounding); }
     // Distances of a row that are below this are taken exactly; 0: none.
     __device__ T threshold(double least) const {
         const double scale = bandwidth * (least + eps), error = rounding / scale;
         if (error < kTolerable) return T(0);
-        const double reach = 1 + 1.5 * log(error / kTolerable);
+        const double steps = log(error / kNegligible), reach = 1 + (1.5 + 0.12 * steps) * steps;
         return T(least + 8 * rounding + reach * (scale + 4 * bandwidth * rounding));
     }
 };

@@ -12,8 +12,10 @@ namespace pe::cuda {
 constexpr double kMinNorm = 1e-6;
 constexpr double kLog2E = 1.4426950408889634;
 constexpr double kLn2 = 0.6931471805599453;
-// What remains after rounding to half precision is stored times this, so that it is no subnormal.
+// A feature is kept as halves: x = a + b / 2048 + c / 2048^2, each of them what the last one left, times 2048
+// so that it is no subnormal. Products take the first two, differences of near-identical features all three.
 constexpr float kResidueScale = 2048;
+constexpr int kHalves = 3;
 
 constexpr int64_t ceil_div(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
 
@@ -33,7 +35,7 @@ template <typename T>
 struct Side {
     int32_t count;          // positions
     int32_t height, width;  // count = height width
-    uint16_t* pairs;        // [batch][count][chunks][2][width]: halves, then what they left; or null
+    uint16_t* halves;       // [batch][count][chunks][kHalves][width]; or null
     T* values;              // [batch][count][chunks][width]; or null
     double* inverse;        // [batch][count]: 1 / length; negative where the length is below kMinNorm
     T* offset;              // [batch][count]: (1 - |X|^2) / 2 where it is, else 0
@@ -43,7 +45,7 @@ struct Side {
 
 template <typename T>
 struct Sample {
-    static constexpr int kPairWidth = 64;
+    static constexpr int kHalfWidth = 64;
     static constexpr int kValueWidth = sizeof(T) == 8 ? 16 : 32;
     // Positions of a part of a mean.
     static constexpr int64_t kSegment = 1024;
@@ -52,7 +54,7 @@ struct Sample {
     bool differences;  // L2: no normalisation
     bool centred, over_batch;
     double bandwidth, eps;
-    Chunks pair_chunks, value_chunks;
+    Chunks half_chunks, value_chunks;
     Side<T> source, target;
     double* partial_means;  // [batch][segments][channels]
     double* mean;           // [batch][channels], also where it is one for all
@@ -61,7 +63,7 @@ struct Sample {
 
     int64_t segments() const { return ceil_div(target.count, kSegment); }
 
-    // source_values, target_values: whether values are wanted beside the pairs. L2 and double have values
+    // source_values, target_values: whether values are wanted beside the halves. L2 and double have values
     // alone.
     Sample(const ContextualProblem& problem, Arena& arena, bool also_values) {
         batch = int32_t(problem.batch);
@@ -71,13 +73,13 @@ struct Sample {
         over_batch = problem.center == Center::kBatch;
         bandwidth = problem.bandwidth;
         eps = problem.eps;
-        pair_chunks = Chunks::of(channels, kPairWidth);
+        half_chunks = Chunks::of(channels, kHalfWidth);
         value_chunks = Chunks::of(channels, kValueWidth);
-        const bool pairs = sizeof(T) == 4 && !differences;
+        const bool halves = sizeof(T) == 4 && !differences;
         const bool spatial = problem.spatial_weight > 0;
-        take(source, arena, problem.source_height, problem.source_width, pairs, also_values || !pairs,
+        take(source, arena, problem.source_height, problem.source_width, halves, also_values || !halves,
              spatial);
-        take(target, arena, problem.target_height, problem.target_width, pairs, also_values || !pairs,
+        take(target, arena, problem.target_height, problem.target_width, halves, also_values || !halves,
              spatial);
         partial_means = arena.take<double>(batch * segments() * channels);
         mean = arena.take<double>(int64_t(batch) * channels);
@@ -86,13 +88,13 @@ struct Sample {
     }
 
   private:
-    void take(Side<T>& side, Arena& arena, int64_t height, int64_t width, bool pairs, bool values,
+    void take(Side<T>& side, Arena& arena, int64_t height, int64_t width, bool halves, bool values,
               bool spatial) {
         side.height = int32_t(height);
         side.width = int32_t(width);
         side.count = int32_t(height * width);
         const int64_t all = int64_t(batch) * side.count;
-        side.pairs = pairs ? arena.take<uint16_t>(all * 2 * pair_chunks.depth()) : nullptr;
+        side.halves = halves ? arena.take<uint16_t>(all * kHalves * half_chunks.depth()) : nullptr;
         side.values = values ? arena.take<T>(all * value_chunks.depth()) : nullptr;
         side.inverse = arena.take<double>(all);
         side.offset = arena.take<T>(all);
@@ -219,8 +221,8 @@ __global__ void __launch_bounds__(kPrepareThreads)
     __syncthreads();
 
     // The features: lanes are channels.
-    const int depth = side.pairs != nullptr && sample.pair_chunks.depth() > sample.value_chunks.depth()
-                          ? sample.pair_chunks.depth()
+    const int depth = side.halves != nullptr && sample.half_chunks.depth() > sample.value_chunks.depth()
+                          ? sample.half_chunks.depth()
                           : sample.value_chunks.depth();
     for (int c0 = 0; c0 < depth; c0 += kPrepareTile) {
         load_tile<S>(tile, features, channels, b, c0, sample.channels, first, side.count);
@@ -233,13 +235,16 @@ __global__ void __launch_bounds__(kPrepareThreads)
             if (side.values != nullptr && c < sample.value_chunks.depth()) {
                 side.values[row * sample.value_chunks.depth() + c] = T(unit);
             }
-            if (side.pairs != nullptr && c < sample.pair_chunks.depth()) {
-                const int width = sample.pair_chunks.width;
+            if (side.halves != nullptr && c < sample.half_chunks.depth()) {
+                const int width = sample.half_chunks.width;
                 uint16_t* out =
-                    side.pairs + (row * sample.pair_chunks.count + c / width) * 2 * width + c % width;
-                const Half half = to_half(float(unit));
-                out[0] = half.bits;
-                out[width] = to_half(float((unit - double(to_float(half))) * kResidueScale)).bits;
+                    side.halves + (row * sample.half_chunks.count + c / width) * kHalves * width + c % width;
+                double rest = unit;
+                for (int n = 0; n < kHalves; ++n) {
+                    const Half half = to_half(float(rest));
+                    out[n * width] = half.bits;
+                    rest = (rest - double(to_float(half))) * kResidueScale;
+                }
             }
         }
         __syncthreads();

