@@ -307,12 +307,14 @@ def test_gradients_that_nobody_asks_for_are_not_computed(pair):
     loss, *saved = op.contextual(*pair)
     arguments = (torch.ones_like(loss), None, *pair, None, None, *saved, *SETTINGS)
     both = op.contextual_backward(*arguments, True, True)
+    # Those for CUDA add up in another order where features are not kept beside their halves.
+    close = {"rtol": 0, "atol": 0} if ROW_SUMS else {"rtol": 1e-6, "atol": 1e-7}
     for needed in ((True, False), (False, True), (False, False)):
         for gradient, wanted, expected in zip(
             op.contextual_backward(*arguments, *needed), needed, both, strict=True
         ):
             if wanted:
-                torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
+                torch.testing.assert_close(gradient, expected, **close)
             else:
                 assert gradient.shape == (0,)
     first = op.channel_distance_backward(
