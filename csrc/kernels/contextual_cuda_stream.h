@@ -3,6 +3,7 @@
 #pragma once
 
 #include "contextual_cuda_distances.h"
+#include "contextual_cuda_sums.h"
 
 namespace pe::cuda {
 
