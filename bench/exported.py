@@ -40,7 +40,7 @@ import capi  # noqa: E402
 
 WEIGHTS = ROOT.parent / "shared" / "weights" / "squeezenet1_1.safetensors"
 Pair = tuple[Tensor, Tensor]
-Scorer = Callable[[Pair], object]
+Scorer = Callable[[Any], object]
 
 
 def backbone(name: str, tap: str, channels: int, share: float) -> pe.Backbone:
@@ -79,9 +79,6 @@ def runtimes(metric: pe.Metric, folder: Path, threads: int) -> dict[str, Scorer]
     package = torch._inductor.aoti_load_package(str(compiled))
     in_c = capi.open_fused(fused, threads)
 
-    def channels_last(images: Tensor) -> Any:
-        return images[0].permute(1, 2, 0).contiguous().numpy()
-
     return {
         # A loss has its arguments in another order; that takes as long.
         "eager": lambda pair: metric(*pair),
@@ -89,7 +86,7 @@ def runtimes(metric: pe.Metric, folder: Path, threads: int) -> dict[str, Scorer]
         "AOTInductor": lambda pair: package(*pair),
         "ONNX Runtime, standard": in_onnx_runtime(pe.open_session(standard, threads=threads)),
         "ONNX Runtime, fused": in_onnx_runtime(pe.open_session(fused, threads=threads, fused=True)),
-        "C": lambda pair: in_c.score(*map(channels_last, pair), with_map=False),
+        "C": lambda pair: in_c.score(*pair, with_map=False),
     }
 
 
@@ -106,6 +103,13 @@ def lpips_package(folder: Path, threads: int) -> dict[str, Scorer]:
     return {"lpips, eager": lambda pair: module(*pair), "lpips, ONNX Runtime": in_onnx_runtime(session)}
 
 
+def prepared(runtime: str, pair: Pair) -> Any:
+    """The pair as the callers of a runtime have it: those of the C library, rows of pixels."""
+    if runtime != "C":
+        return pair
+    return [images[0].permute(1, 2, 0).contiguous().numpy() for images in pair]
+
+
 def images(size: int) -> Pair:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, size // 8, size // 8, generator=generator)
@@ -119,26 +123,30 @@ def images(size: int) -> Pair:
 @click.option("--threads", default="1,2", callback=numbers, show_default=True)
 @click.option("--runs", default=9, show_default=True, help="Of which the median is taken.")
 @click.option("--saving", is_flag=True, help="H-10 and all channels of vgg16 at relu2_2.")
+@click.option("--only", default="", metavar="TEXT", help="Metrics with this in their names.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the figures here.")
-def main(sizes: list[int], threads: list[int], runs: int, saving: bool, json_path: Path | None) -> None:
+def main(
+    sizes: list[int], threads: list[int], runs: int, saving: bool, only: str, json_path: Path | None
+) -> None:
     """Milliseconds (and peak MB) of one score."""
     rows: list[dict[str, Any]] = []
     console = Console()
-    built = metrics(saving)
+    built = {name: metric for name, metric in metrics(saving).items() if only in name}
+    with_lpips = not saving and only in "LPIPS"
     with tempfile.TemporaryDirectory() as temporary, Progress(console=console, transient=True) as progress:
-        task = progress.add_task("measuring", total=len(threads) * (len(built) + (not saving)))
+        task = progress.add_task("measuring", total=len(threads) * (len(built) + with_lpips))
         for count in threads:
             torch.set_num_threads(count)
             scorers = {
                 name: runtimes(metric, Path(tempfile.mkdtemp(dir=temporary)), count)
                 for name, metric in built.items()
             }
-            if not saving:
+            if with_lpips:
                 scorers["LPIPS"] = lpips_package(Path(temporary), count)
             for name, by_runtime in scorers.items():
                 for runtime, score in by_runtime.items():
                     for size in sizes:
-                        pair = images(size)
+                        pair = prepared(runtime, images(size))
                         with torch.inference_mode():
                             seconds, peak = measure(
                                 lambda score=score, pair=pair: score(pair), runs, cold=True

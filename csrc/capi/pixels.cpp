@@ -84,48 +84,83 @@ struct ByteTensor {
     }
 };
 
+// Where samples are, in bytes: rows, pixels, and in a pixel red, green, blue and alpha.
+struct Places {
+    ptrdiff_t row, pixel, samples[4];
+};
+
 template <class T>
-void check_range(T sample, const char* name, int64_t row, int64_t column) {
-    if constexpr (std::is_floating_point_v<T>) {
-        // Written so that NaN, for which every comparison is false, is refused as well.
-        if (!(sample >= 0 && sample <= 1)) {
+Places places_of(const pe_image& image, const Layout& layout) {
+    const ptrdiff_t channel = image.channel_stride != 0 ? image.channel_stride : sizeof(T);
+    const ptrdiff_t pixel =
+        image.pixel_stride != 0 ? image.pixel_stride : ptrdiff_t(sizeof(T)) * layout.channels;
+    const ptrdiff_t row = image.row_stride != 0 ? image.row_stride : pixel * image.width;
+    return {row,
+            pixel,
+            {layout.red * channel, layout.green * channel, layout.blue * channel, layout.alpha * channel}};
+}
+
+// Written so that NaN, for which every comparison is false, is outside.
+inline bool in_range(float sample) { return sample >= 0 && sample <= 1; }
+
+// Names the first sample of a row that is out of range.
+void refuse_row(const char* row, const Places& places, int samples, int64_t width, int64_t y,
+                const char* name) {
+    for (int64_t x = 0; x < width; ++x) {
+        for (int c = 0; c < samples; ++c) {
+            const auto sample = load<float>(row + x * places.pixel + places.samples[c]);
+            if (in_range(sample)) continue;
             refuse(name, "expected floating-point samples in [0, 1], got " + std::to_string(sample) +
-                             " in row " + std::to_string(row) + ", column " + std::to_string(column));
+                             " in row " + std::to_string(y) + ", column " + std::to_string(x));
+        }
+    }
+}
+
+// A row is checked before it is converted: neither loop then has a way out, which would keep them slow.
+template <class T, bool kAlpha>
+void check_row(const char* row, const Places& places, int64_t width, int64_t y, const char* name) {
+    if constexpr (std::is_floating_point_v<T>) {
+        constexpr int kSamples = kAlpha ? 4 : 3;
+        bool valid = true;
+        for (int64_t x = 0; x < width; ++x) {
+            for (int c = 0; c < kSamples; ++c) {
+                valid &= in_range(load<T>(row + x * places.pixel + places.samples[c]));
+            }
+        }
+        if (!valid) refuse_row(row, places, kSamples, width, y, name);
+    }
+}
+
+template <class T, bool kAlpha, class Tensor>
+void convert(const pe_image& image, const char* name, const Background& background, const Tensor tensor) {
+    const Places places = places_of<T>(image, *find_layout(image.layout));
+    T behind[3];
+    for (int c = 0; c < 3; ++c) {
+        behind[c] =
+            std::is_floating_point_v<T> ? T(background[c] / 255.0f) : T(background[c] * (top<T>() / 255));
+    }
+    const int64_t width = image.width;
+    const bool premultiplied = image.premultiplied != 0;
+    for (int64_t y = 0; y < image.height; ++y) {
+        const char* const row = static_cast<const char*>(image.samples) + y * places.row;
+        check_row<T, kAlpha>(row, places, width, y, name);
+        for (int64_t x = 0; x < width; ++x) {
+            const char* const pixel = row + x * places.pixel;
+            for (int c = 0; c < 3; ++c) {
+                T sample = load<T>(pixel + places.samples[c]);
+                if constexpr (kAlpha) {
+                    sample = composite(sample, load<T>(pixel + places.samples[3]), behind[c], premultiplied);
+                }
+                tensor.put(y * width + x, c, sample);
+            }
         }
     }
 }
 
 template <class T, class Tensor>
 void convert(const pe_image& image, const char* name, const Background& background, const Tensor& tensor) {
-    const Layout& layout = *find_layout(image.layout);
-    const ptrdiff_t channel_stride = image.channel_stride != 0 ? image.channel_stride : sizeof(T);
-    const ptrdiff_t pixel_stride =
-        image.pixel_stride != 0 ? image.pixel_stride : ptrdiff_t(sizeof(T)) * layout.channels;
-    const ptrdiff_t row_stride = image.row_stride != 0 ? image.row_stride : pixel_stride * image.width;
-    const ptrdiff_t offsets[] = {layout.red * channel_stride, layout.green * channel_stride,
-                                 layout.blue * channel_stride};
-    T behind[3];
-    for (int c = 0; c < 3; ++c) {
-        behind[c] =
-            std::is_floating_point_v<T> ? T(background[c] / 255.0f) : T(background[c] * (top<T>() / 255));
-    }
-    for (int64_t y = 0; y < image.height; ++y) {
-        const char* row = static_cast<const char*>(image.samples) + y * row_stride;
-        for (int64_t x = 0; x < image.width; ++x) {
-            const char* pixel = row + x * pixel_stride;
-            T alpha = top<T>();
-            if (layout.alpha >= 0) {
-                alpha = load<T>(pixel + layout.alpha * channel_stride);
-                check_range(alpha, name, y, x);
-            }
-            for (int c = 0; c < 3; ++c) {
-                T sample = load<T>(pixel + offsets[c]);
-                check_range(sample, name, y, x);
-                if (layout.alpha >= 0) sample = composite(sample, alpha, behind[c], image.premultiplied != 0);
-                tensor.put(y * image.width + x, c, sample);
-            }
-        }
-    }
+    if (find_layout(image.layout)->alpha >= 0) return convert<T, true>(image, name, background, tensor);
+    convert<T, false>(image, name, background, tensor);
 }
 
 template <class Tensor>
