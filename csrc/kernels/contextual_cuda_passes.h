@@ -55,6 +55,20 @@ struct alignas(16) RowConstants {
 __device__ __forceinline__ float fast_exp2(float x) { return exp2_fast(x); }
 __device__ __forceinline__ double fast_exp2(double x) { return exp2(x); }
 
+// The best value of the four lanes that share a row, in all of them; of equal ones the first position's.
+template <typename T, typename Better>
+__device__ void reduce_row(T& best, int32_t& arg, const Better& better) {
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) {
+        const T other = __shfl_xor_sync(kWholeWarp, best, step);
+        const int32_t other_arg = __shfl_xor_sync(kWholeWarp, arg, step);
+        if (better(other, best) || (other == best && other_arg < arg)) {
+            best = other;
+            arg = other_arg;
+        }
+    }
+}
+
 // The least distance of each row, and its column.
 template <typename T>
 struct RowMinima {
@@ -103,21 +117,11 @@ struct RowMinima {
     __device__ void end(State& state, int sample, int split, int row, int size, int) const {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            T least = state.best[half];
-            int32_t least_arg = state.best_arg[half];
-#pragma unroll
-            for (int step = 1; step < 4; step *= 2) {
-                const T other = __shfl_xor_sync(kWholeWarp, least, step);
-                const int32_t other_arg = __shfl_xor_sync(kWholeWarp, least_arg, step);
-                if (other < least || (other == least && other_arg < least_arg)) {
-                    least = other;
-                    least_arg = other_arg;
-                }
-            }
+            reduce_row(state.best[half], state.best_arg[half], [](T a, T b) { return a < b; });
             if (threadIdx.x % 4 != 0 || row + 8 * half >= size) continue;
             const int64_t at = (int64_t(split) * batch + sample) * rows + row + 8 * half;
-            value[at] = least;
-            arg[at] = least_arg;
+            value[at] = state.best[half];
+            arg[at] = state.best_arg[half];
         }
     }
 };
@@ -213,21 +217,11 @@ struct ColumnMaxima {
     __device__ void end(State& state, int sample, int split, int row, int size, int) const {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            T most = state.best[half];
-            int32_t most_arg = state.best_arg[half];
-#pragma unroll
-            for (int step = 1; step < 4; step *= 2) {
-                const T other = __shfl_xor_sync(kWholeWarp, most, step);
-                const int32_t other_arg = __shfl_xor_sync(kWholeWarp, most_arg, step);
-                if (other > most || (other == most && other_arg < most_arg)) {
-                    most = other;
-                    most_arg = other_arg;
-                }
-            }
+            reduce_row(state.best[half], state.best_arg[half], [](T a, T b) { return a > b; });
             if (threadIdx.x % 4 != 0 || row + 8 * half >= size) continue;
             const int64_t at = (int64_t(split) * batch + sample) * rows + row + 8 * half;
-            value[at] = most;
-            arg[at] = most_arg;
+            value[at] = state.best[half];
+            arg[at] = state.best_arg[half];
         }
     }
 };
