@@ -180,6 +180,16 @@ void test_refused(const Metrics& metrics) {
         floats[(2 * 8 + 3) * 3 + 1] = outside;
         refused(good, image_of(floats, 8, 8), "distorted: expected floating-point samples in [0, 1], got");
         CHECK_TEXT(pe_error_text(metrics.floating), "in row 2, column 3");
+        // Alpha is a sample like the others; what lies between rows is none.
+        std::vector<float> with_alpha(8 * 9 * 4, 0.5f);
+        pe_image image = image_of(with_alpha, 8, 8, PE_RGBA);
+        image.row_stride = 9 * 4 * sizeof(float);
+        with_alpha[(5 * 9 + 8) * 4] = outside;
+        double score = 0;
+        CHECK(pe_metric_score(metrics.floating, &good, &image, nullptr, &score, nullptr) == PE_OK);
+        with_alpha[(5 * 9 + 7) * 4 + 3] = outside;
+        refused(good, image, "distorted: expected floating-point samples in [0, 1], got");
+        CHECK_TEXT(pe_error_text(metrics.floating), "in row 5, column 7");
     }
 }
 
