@@ -33,7 +33,9 @@ sanitize: native-test-address native-test-thread
 # By the name of the preset, see CMakePresets.json.
 native-test-%: $(VENV)/.installed
 	@echo "== Testing the native code: $*"
-	$(CMAKE) --preset $* --log-level=WARNING -D Python_EXECUTABLE="$(abspath $(BIN)/python)"
+	@# Ninja too is this environment's: the build may be from one that is gone.
+	$(CMAKE) --preset $* --log-level=WARNING -D Python_EXECUTABLE="$(abspath $(BIN)/python)" \
+		-D CMAKE_MAKE_PROGRAM="$(abspath $(BIN)/ninja)"
 	$(CMAKE) --build --preset $*
 	PATH="$(abspath $(BIN)):$$PATH" ctest --preset $*
 
