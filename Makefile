@@ -33,9 +33,9 @@ sanitize: native-test-address native-test-thread
 # By the name of the preset, see CMakePresets.json.
 native-test-%: $(VENV)/.installed
 	@echo "== Testing the native code: $*"
-	@# Ninja too is this environment's: the build may be from one that is gone.
+	@# What was found with another environment may be gone with it: ninja, headers.
 	$(CMAKE) --preset $* --log-level=WARNING -D Python_EXECUTABLE="$(abspath $(BIN)/python)" \
-		-D CMAKE_MAKE_PROGRAM="$(abspath $(BIN)/ninja)"
+		$$(grep -qs '^Python_EXECUTABLE:.*=$(abspath $(BIN)/python)$$' build/$*/CMakeCache.txt || echo --fresh)
 	$(CMAKE) --build --preset $*
 	PATH="$(abspath $(BIN)):$$PATH" ctest --preset $*
 

@@ -50,9 +50,10 @@ def build(*targets: str, needs: str) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("w") as lock:  # tests run in several processes
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Also where the environment that it was made with is gone.
+        # Also where the environment that it was made with is gone, and all that was found there.
         if not (path / "build.ninja").exists() or not Path(cached(path, "CMAKE_MAKE_PROGRAM")).exists():
-            configure(ROOT, path, "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}")
+            settings = "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}"
+            configure(ROOT, path, "--fresh", *settings)
         reason = cached(path, needs)
         if reason:
             pytest.skip(f"not built: {reason}")
