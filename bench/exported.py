@@ -133,6 +133,9 @@ def main(
     console = Console()
     built = {name: metric for name, metric in metrics(saving).items() if only in name}
     with_lpips = not saving and only in "LPIPS"
+    if not built and not with_lpips:
+        known = ", ".join(map(repr, [*metrics(saving), *([] if saving else ["LPIPS"])]))
+        raise click.BadParameter(f"expected a part of one of {known}, got {only!r}", param_hint="--only")
     with tempfile.TemporaryDirectory() as temporary, Progress(console=console, transient=True) as progress:
         task = progress.add_task("measuring", total=len(threads) * (len(built) + with_lpips))
         for count in threads:

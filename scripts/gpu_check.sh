@@ -146,7 +146,7 @@ run_pytest() {
 
 stage_operators() {
     PE_RUNTIME_TEST_DEVICE=cuda OMP_NUM_THREADS=2 run_pytest 6 "$repository"/tests/python/test_ops.py \
-        "$repository"/tests/python/test_ops_{contextual,channel_distance,integration,cuda}.py
+        "$repository"/tests/python/test_ops_{arguments,contextual,channel_distance,integration,cuda}.py
 }
 
 stage_training() { OMP_NUM_THREADS=2 run_pytest 2 "$repository/tests/python/test_training.py"; }

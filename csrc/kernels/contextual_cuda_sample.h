@@ -63,8 +63,7 @@ struct Sample {
 
     int64_t segments() const { return ceil_div(target.count, kSegment); }
 
-    // source_values, target_values: whether values are wanted beside the halves. L2 and double have values
-    // alone.
+    // also_values: whether values are wanted beside the halves. L2 and double have values alone.
     Sample(const ContextualProblem& problem, Arena& arena, bool also_values) {
         batch = int32_t(problem.batch);
         channels = int32_t(problem.channels.count);

@@ -15,6 +15,8 @@ DEVICE = os.environ.get("PE_RUNTIME_TEST_DEVICE", "cpu")
 assert DEVICE in ops.DEVICES, f"PE_RUNTIME_TEST_DEVICE: expected one of {ops.DEVICES}, got {DEVICE!r}"
 #: Of the kernels that run: those for CUDA keep none.
 ROW_SUMS = DEVICE in ops.ROW_SUMS
+#: The default settings of the contextual loss, as its backward takes them.
+SETTINGS = (0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0, "highest")
 
 assert ops.problem(DEVICE) is None, ops.problem(DEVICE)
 

@@ -35,7 +35,7 @@ def started(*command):
 
 
 @without_gpu
-@pytest.mark.parametrize("name", ["cuda_contextual.py", "cuda_channel_distance.py"])
+@pytest.mark.parametrize("name", ["cuda_contextual.py", "cuda_channel_distance.py", "matmul_precision.py"])
 def test_benchmarks_say_that_there_is_no_gpu(name):
     done = started(sys.executable, ROOT / "bench" / name)
     assert (done.returncode, done.stdout) == (2, "")

@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import operators
-from operators import DEVICE, ROW_SUMS
+from operators import DEVICE, ROW_SUMS, SETTINGS
 
 import pe_runtime as pe
 from pe_runtime import ops
@@ -258,7 +258,6 @@ def test_modules_that_are_copied_and_pickled_keep_their_choice(backbone, tmp_pat
 
 # Constants are on the CPU, whatever the features are on.
 CHANNELS, WEIGHTS = torch.tensor([1, 5, 2]), torch.tensor([0.5, 1.0, 2.0])
-SETTINGS = (0.5, "cosine", "sample", 0.0, "log", 1e-5, 0.0, "highest")
 
 
 @pytest.mark.parametrize(
@@ -341,89 +340,6 @@ def test_second_derivatives_are_refused(pair, function):
     gradient.square().sum().backward()
 
 
-X = torch.zeros(2, 8, 4, 4, device=DEVICE)
-ONES = torch.ones(3, device=DEVICE)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: op.contextual(X[0], X),
-            r"source: expected a non-empty shape \(B, C, H, W\), got \(8, 4, 4\)",
-        ),
-        (lambda: op.contextual(X, X[:, :, :0]), r"target: expected a non-empty shape .*, got \(2, 8, 0, 4\)"),
-        (lambda: op.contextual(X.int(), X), "source: expected features in float32.*, got Int"),
-        (lambda: op.contextual(X, X.half()), "source and target: expected one type, got Float and Half"),
-        (lambda: op.contextual(X, X[:1]), "source and target: expected the same batch size and channels"),
-        (lambda: op.contextual(X, X, torch.tensor([0, 8])), "channels: expected numbers from 0 to 7, got 8"),
-        (
-            lambda: op.contextual(X, X, torch.tensor([3, 3])),
-            "channels: expected each number once, got 3 twice",
-        ),
-        (lambda: op.contextual(X, X, torch.tensor([1.0])), r"channels: expected int64 .*\(K,\)"),
-        (lambda: op.contextual(X, X, None, torch.ones(3)), "weights: expected one for each of 8 channels"),
-        (lambda: op.contextual(X, X, bandwidth=0.0), "bandwidth: expected a finite number above 0, got 0"),
-        (lambda: op.contextual(X, X, bandwidth=float("nan")), "bandwidth: expected"),
-        (lambda: op.contextual(X, X, distance="l1"), "distance: expected one of 'cosine', 'l2', got 'l1'"),
-        (lambda: op.contextual(X, X, center="image"), "center: expected one of 'sample', 'batch', 'none'"),
-        (lambda: op.contextual(X, X, spatial_weight=-1.0), "spatial_weight: expected a finite number >= 0"),
-        (lambda: op.contextual(X, X, form="exp"), "form: expected one of 'log', 'one_minus', got 'exp'"),
-        (
-            lambda: op.contextual(X, X, matmul_precision="medium"),
-            "matmul_precision: expected one of 'highest', 'high', got 'medium'",
-        ),
-        (lambda: op.contextual(X, X, eps=0.0), "eps: expected a finite number above 0"),
-        (lambda: op.contextual(X, X, eps_log=-1.0), "eps_log: expected a finite number >= 0"),
-        (
-            lambda: op.contextual(X, X, None, torch.ones(8, requires_grad=True)),
-            "weights: expected constants, got a tensor that requires a gradient",
-        ),
-        (lambda: op.channel_distance(X, X[:, :, 1:]), "first and second: expected the same shape"),
-        (lambda: op.channel_distance(X, X, form="cubed"), "form: expected one of 'squared', 'unit'"),
-        (
-            lambda: op.channel_distance(X, X, None, torch.ones(8), form="unit"),
-            "weights: expected none with form",
-        ),
-        (lambda: op.channel_distance(X, X, None, None, torch.ones(8)), "linear: expected none with form"),
-        (
-            lambda: op.channel_distance(X, X, None, None, torch.ones(7), "unit"),
-            "linear: expected one for each",
-        ),
-        (
-            lambda: op.contextual_backward(
-                *(ONES, None, X, X, None, None, *op.contextual(X, X)[1:]),
-                *(*SETTINGS, True, True),
-            ),
-            r"loss_gradient: expected Float on (the CPU|cuda:0) in shape \(2\), got Float in shape \(3\)",
-        ),
-        (
-            lambda: op.contextual_backward(
-                *(ONES[:2], None, X, X, None, None, *op.contextual(X, X[..., 1:])[1:]),
-                *(*SETTINGS, True, True),
-            ),
-            r"log_similarity: expected Float on .* in shape \(2, 1, 4, 4\), got .* \(2, 1, 4, 3\)",
-        ),
-        (
-            lambda: op.contextual_backward(
-                *(ONES[:2], None, X, X, None, None, *op.contextual(X, X)[1:-1], ONES),
-                *(*SETTINGS, True, True),
-            ),
-            r"row_sums: expected (Float on the CPU in shape \(2, 4, 4, 9\), got .* \(3\)|none on CUDA)",
-        ),
-    ],
-)
-def test_bad_arguments_of_the_operators_are_named(call, message):
-    with pytest.raises(RuntimeError, match=message):
-        call()
-
-
-@pytest.mark.skipif(ROW_SUMS, reason="these kernels keep them")
-def test_sums_that_kernels_do_not_keep_are_refused():
-    with pytest.raises(RuntimeError, match="row_sums: expected False on CUDA"):
-        op.contextual(X, X, row_sums=True)
-
-
 @pytest.mark.cpu_kernels("they have one precision")
 def test_matmul_precision_is_nothing_to_the_cpu(pair):
     results = []
@@ -450,12 +366,3 @@ def test_matmul_precision_is_a_choice_of_the_process_and_not_of_files(backbone, 
 def test_features_on_two_devices_are_refused(pair):
     with pytest.raises(ValueError, match=f"expected one device, got {pair[0].device} and meta"):
         contextual_loss(pair[0], pair[1].to("meta"))
-
-
-def test_statistics_of_other_features_do_no_harm():
-    """Indices out of range in what forward has saved must not be read through."""
-    _, log_similarity, arg, *rows = op.contextual(X, X)
-    for wrong in (torch.full_like(arg, 10**9), torch.full_like(arg, -1)):
-        saved = (log_similarity, wrong, *rows)
-        gradients = op.contextual_backward(ONES[:2], None, X, X, None, None, *saved, *SETTINGS, True, True)
-        assert all(gradient.isnan().all() for gradient in gradients)
