@@ -97,7 +97,7 @@ Json settings_of(const Options& options) {
     settings["colour"] = options.colour;
     settings["ignore"] = options.rules.ignored.empty() ? Json::array() : Json(options.rules.ignored);
     settings["jobs"] = options.jobs;
-    settings["map_max"] = options.map_max ? json_of(parse_number(*options.map_max)) : Json();
+    settings["map_max"] = nullptr;  // until it is known to be a number
     settings["maps"] = json_of(options.maps);
     settings["match_stem"] = options.rules.match_stem;
     settings["provider"] = options.provider;
@@ -193,6 +193,7 @@ class Progress {
 
 void judge(Report& report, const Options& options) {
     const Numbers numbers = parse_numbers(options);
+    report.settings["map_max"] = json_of(numbers.map_max);
     JudgeOptions judging;
     judging.background = parse_colour(options.background);
     judging.stored_colours = options.colour == "stored";

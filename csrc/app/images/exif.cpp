@@ -39,7 +39,8 @@ TagDirectory::TagDirectory(std::string_view data) : data_(data) {
     const uint64_t count = integer(data.substr(offset, counter));
     entries_ = data.substr(offset + counter);
     const uint64_t whole = entries_.size() / entry_bytes_;
-    damaged_ = count > whole;
+    constexpr uint64_t kMaxEntries = 65535;
+    damaged_ = count > whole || count > kMaxEntries;
     const std::size_t end = std::size_t(std::min(whole, count)) * entry_bytes_;
     if (!damaged_ && entries_.size() - end >= word) next_ = integer(entries_.substr(end, word));
     entries_ = entries_.substr(0, end);
@@ -96,13 +97,14 @@ std::optional<uint32_t> TagDirectory::number(uint16_t tag) const {
     return uint32_t(integer(entry->value->substr(0, size)));
 }
 
-std::vector<uint64_t> TagDirectory::numbers(uint16_t tag) const {
+std::optional<std::vector<uint64_t>> TagDirectory::integers(uint16_t tag, bool also_bytes) const {
     const std::optional<Entry> entry = find(tag);
+    if (!entry || !entry->value) return std::nullopt;
+    const uint16_t type = entry->type;
+    if (type != kShort && type != kLong && type != kLong8 && (type != kByte || !also_bytes))
+        return std::nullopt;
+    const std::size_t size = kTypeBytes[type];
     std::vector<uint64_t> values;
-    if (!entry || !entry->value || (entry->type != kShort && entry->type != kLong && entry->type != kLong8)) {
-        return values;
-    }
-    const std::size_t size = kTypeBytes[entry->type];
     values.reserve(entry->value->size() / size);
     for (std::size_t at = 0; at < entry->value->size(); at += size) {
         values.push_back(integer(entry->value->substr(at, size)));
@@ -115,10 +117,10 @@ std::optional<std::string_view> TagDirectory::bytes(uint16_t tag) const {
     return entry ? entry->value : std::nullopt;
 }
 
-std::string_view TagDirectory::block(uint16_t tag) const {
+std::optional<std::string_view> TagDirectory::block(uint16_t tag) const {
     const std::optional<Entry> entry = find(tag);
-    if (!entry || (entry->type != kByte && entry->type != kUndefined)) return {};
-    return entry->value.value_or(std::string_view());
+    if (!entry || (entry->type != kByte && entry->type != kUndefined)) return std::string_view();
+    return entry->value;
 }
 
 std::optional<int> TagDirectory::orientation() const {

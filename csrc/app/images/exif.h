@@ -23,12 +23,14 @@ class TagDirectory {
     std::optional<uint16_t> repeated() const;
     // The first value of an integer tag.
     std::optional<uint32_t> number(uint16_t tag) const;
-    // All values of a tag of integers of 2 to 8 bytes; none where it is missing, of another type, or outside.
-    std::vector<uint64_t> numbers(uint16_t tag) const;
+    // All values of a tag of unsigned integers, of 2 to 8 bytes or also of one; nothing where it is missing,
+    // of another type, or outside.
+    std::optional<std::vector<uint64_t>> integers(uint16_t tag, bool also_bytes) const;
     // The bytes of all values of a tag.
     std::optional<std::string_view> bytes(uint16_t tag) const;
-    // The bytes of a tag of the type BYTE or UNDEFINED; empty where it is missing or of another type.
-    std::string_view block(uint16_t tag) const;
+    // The bytes of a tag of the type BYTE or UNDEFINED; empty where it is missing or of another type, nothing
+    // where they lie outside.
+    std::optional<std::string_view> block(uint16_t tag) const;
     // The orientation, 1 to 8; nothing where the directory has none. One of another type, count or value
     // is 1.
     std::optional<int> orientation() const;

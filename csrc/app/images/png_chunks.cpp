@@ -311,33 +311,29 @@ class Walk {
 
     void take_profile(std::string_view data) {
         const std::optional<std::string_view> name = cut(data);
+        std::optional<std::string> profile;
         if (name && !name->empty() && name->size() <= kMaxKeyword && !data.empty() && data[0] == 0) {
-            profile_ = inflated(data.substr(1)).value_or("");
+            profile = inflated(data.substr(1));
         }
-        if (profile_.empty()) throw Error("the iCCP chunk is damaged");
+        if (!profile) throw Error("the iCCP chunk is damaged");
+        profile_ = *std::move(profile);
     }
 
     void take_text(const Chunk& chunk) {
         std::string_view rest = chunk.data;
         const std::optional<std::string_view> keyword = cut(rest);
-        const bool exif = keyword == "Raw profile type exif";
-        const bool xmp = keyword == "XML:com.adobe.xmp" && chunk.kind == "iTXt";
+        const bool exif = keyword == "Raw profile type exif", xmp = keyword == "XML:com.adobe.xmp";
         if (!exif && !xmp) return;
-        std::optional<std::string> text;
-        if (chunk.kind == "tEXt") {
-            text = rest;
-        } else if (chunk.kind == "zTXt") {
-            if (!rest.empty() && rest[0] == 0) text = inflated(rest.substr(1));
-        } else if (rest.size() >= 2 && byte(rest, 0) <= 1) {
-            const bool compressed = rest[0] == 1, known = rest[1] == 0;
-            rest.remove_prefix(2);
-            if (!cut(rest) || !cut(rest)) return;  // language, translated keyword
-            if (!compressed) {
-                text = rest;
-            } else if (known) {
-                text = inflated(rest);
-            }
+        bool compressed = chunk.kind == "zTXt";
+        if (compressed) {
+            rest.remove_prefix(std::min<std::size_t>(rest.size(), 1));  // the method, of which there is one
+        } else if (chunk.kind == "iTXt") {
+            compressed = !rest.empty() && rest[0] == 1;
+            rest.remove_prefix(std::min<std::size_t>(rest.size(), 2));
+            // Language and translated keyword.
+            if (!cut(rest) || !cut(rest)) rest = {};
         }
+        std::optional<std::string> text = compressed ? inflated(rest) : std::string(rest);
         if (text && exif) raw_exif_ = raw_profile(*text);
         if (text && xmp) chunks_.xmp = *std::move(text);
     }

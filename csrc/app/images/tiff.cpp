@@ -196,6 +196,12 @@ void read_ycbcr(const TiffFile& file, const Layout& layout, Image& image) {
     });
 }
 
+std::string_view block(const TagDirectory& directory, uint16_t tag) {
+    const std::optional<std::string_view> bytes = directory.block(tag);
+    if (!bytes) throw Error("tag " + std::to_string(tag) + ": expected bytes inside the file");
+    return *bytes;
+}
+
 }  // namespace
 
 std::optional<Size> size_of_tiff(std::string_view data) {
@@ -232,8 +238,8 @@ Image decode_tiff(std::string_view data) {
             read_direct(file, layout, image);
     }
     const std::optional<int> orientation = directory.orientation();
-    image.orientation = orientation ? *orientation : xmp_orientation(directory.block(TIFFTAG_XMLPACKET));
-    image.colours.profile = directory.block(TIFFTAG_ICCPROFILE);
+    image.orientation = orientation ? *orientation : xmp_orientation(block(directory, TIFFTAG_XMLPACKET));
+    image.colours.profile = block(directory, TIFFTAG_ICCPROFILE);
     return image;
 }
 
