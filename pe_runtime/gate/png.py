@@ -165,6 +165,8 @@ def _check_order(kinds: list[bytes]) -> None:
     pixels = kinds.count(b"IDAT")
     if kinds[first : first + pixels] != [b"IDAT"] * pixels:
         raise ValueError("expected a PNG whose IDAT chunks follow each other")
+    if b"tRNS" in kinds and b"PLTE" in kinds[kinds.index(b"tRNS") :]:
+        raise ValueError("expected a PNG whose PLTE chunk comes before its tRNS chunk")
     for kind in _BEFORE_PIXELS:
         if kind in kinds[first:]:
             raise ValueError(f"expected a PNG whose {_name(kind)} chunk comes before its pixels")

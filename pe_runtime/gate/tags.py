@@ -108,11 +108,13 @@ class Directory:
         """The single value of a tag, or `default` where it is missing.
 
         Raises:
-            ValueError: not one integer.
+            ValueError: not one integer, or one of more than 32 bits.
         """
         values = self.integers(tag, 1)
         if tag in self.entries and not values.size:
             raise ValueError(f"tag {tag}: expected a value, got none")
+        if values.size and values[0] >= 1 << 32:
+            raise ValueError(f"tag {tag}: expected at most 32 bits, got {values[0]}")
         return int(values[0]) if values.size else default
 
     def block(self, tag: int) -> bytes:

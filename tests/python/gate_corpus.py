@@ -79,6 +79,99 @@ def profile():
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
+def profiles():
+    """ICC profiles by name: of RGB, grey and CMYK, and damaged."""
+    srgb = profile()
+    yield "sRGB", srgb
+    swapped = bytearray(srgb)
+    red, blue = srgb.find(b"rXYZ"), srgb.find(b"bXYZ")
+    swapped[red : red + 4], swapped[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    yield "red and blue", bytes(swapped)
+    yield "gamma", matrix_profile(gamma=1.8)
+    yield "table", matrix_profile(gamma=None)
+    yield "grey", grey_profile(gamma=1.0)
+    yield "cmyk", srgb[:16] + b"CMYK" + srgb[20:]
+    yield "damaged", srgb[: len(srgb) // 2]
+    yield "no profile", b"no profile"
+
+
+def matrix_profile(*, gamma):
+    """A profile of Adobe RGB's primaries (nearly), with a gamma or, for None, a table of 64 values."""
+    xyz = {
+        b"rXYZ": (0.6097, 0.3111, 0.0195),
+        b"gXYZ": (0.2053, 0.6257, 0.0609),
+        b"bXYZ": (0.1492, 0.0632, 0.7446),
+    }
+    return icc(
+        b"RGB ",
+        {
+            **{tag: fixed(*value) for tag, value in xyz.items()},
+            **{tag: curve(gamma) for tag in (b"rTRC", b"gTRC", b"bTRC")},
+        },
+    )
+
+
+def grey_profile(*, gamma):
+    return icc(b"GRAY", {b"kTRC": curve(gamma)})
+
+
+def fixed(*values):
+    return b"XYZ \0\0\0\0" + struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+
+def curve(gamma):
+    if gamma is not None:
+        return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    values = [round(65535 * (i / 63) ** 2.4) for i in range(64)]
+    return b"curv\0\0\0\0" + struct.pack(">I64H", 64, *values)
+
+
+def icc(space, tags):
+    """An ICC profile (version 2.1) of a display; white is D50."""
+    tags = {b"wtpt": fixed(0.9642, 1.0, 0.8249), **tags}
+    table, body = struct.pack(">I", len(tags)), b""
+    start = 128 + 4 + 12 * len(tags)
+    for tag, content in tags.items():
+        table += tag + struct.pack(">II", start + len(body), len(content))
+        body += content
+    header = struct.pack(">I4s4s4s4s4s", start + len(body), b"test", b"\2\x10\0\0", b"mntr", space, b"XYZ ")
+    header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed(0.9642, 1.0, 0.8249)[8:]
+    return header.ljust(128, b"\0") + table + body
+
+
+def adam7(depth, colour):
+    """An interlaced PNG of random samples."""
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    indices = np.arange(SIZE[0] * SIZE[1] * channels).reshape(SIZE[1], SIZE[0], channels)
+    samples = indices * 40503 % 2 ** min(depth, 16)
+    header = struct.pack(">IIBBBBB", *SIZE, depth, colour, 0, 0, 1)
+    palette = chunk(b"PLTE", bytes(range(3 * 2**depth))) if colour == 3 else b""
+    passes = (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    )
+    lines = b""
+    for left, top, across, down in passes:
+        for row in samples[top::down, left::across]:
+            lines += b"\0" + packed(row.reshape(-1), depth)
+    pixels = chunk(b"IDAT", zlib.compress(lines))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + pixels + chunk(b"IEND", b"")
+
+
+def packed(samples, depth):
+    if depth == 16:
+        return samples.astype(">u2").tobytes()
+    if depth == 8:
+        return samples.astype(np.uint8).tobytes()
+    bits = np.unpackbits(samples.astype(np.uint8)[:, None], axis=1)[:, 8 - depth :]
+    return np.packbits(bits.reshape(-1)).tobytes()
+
+
 def jpegs():
     image = PIL.Image.fromarray(PHOTO)
     for subsampling in (0, 1, 2):

@@ -159,8 +159,8 @@ void check_kind(const Header& header) {
             "compression " +
             std::to_string(header.compression) + " of " + std::to_string(header.bits) + " bits");
     }
-    if (plain && (header.colours == 0 || header.colours > 65536)) {
-        throw Error("expected a palette of 1 to 65536 colours, got " + std::to_string(header.colours));
+    if (plain && (header.colours == 0 || header.colours > 256)) {
+        throw Error("expected a palette of 1 to 256 colours, got " + std::to_string(header.colours));
     }
 }
 

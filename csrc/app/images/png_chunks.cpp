@@ -265,6 +265,9 @@ class Walk {
     }
 
     void take_palette(std::string_view data) {
+        if (std::find(once_.begin(), once_.end(), "tRNS") != once_.end()) {
+            throw Error("expected a chunk PLTE before tRNS");
+        }
         if (data.empty() || data.size() > 768 || data.size() % 3 != 0) {
             throw Error("expected a palette of 1 to 256 colours, got " + std::to_string(data.size()) +
                         " bytes");

@@ -42,6 +42,9 @@ uint64_t integer(const TagDirectory& directory, uint16_t tag, uint64_t otherwise
     if (values.size() != 1) {
         throw Error(got("tag " + std::to_string(tag) + ": expected one value", values.size()));
     }
+    if (values[0] > UINT32_MAX) {
+        throw Error(got("tag " + std::to_string(tag) + ": expected at most 32 bits", values[0]));
+    }
     return values[0];
 }
 
