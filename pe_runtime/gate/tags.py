@@ -10,6 +10,25 @@ import numpy as np
 BYTE, SHORT, LONG, UNDEFINED, LONG8 = 1, 3, 4, 7, 16
 
 _INTEGERS = {BYTE: "u1", SHORT: "u2", LONG: "u4", LONG8: "u8"}
+# Bytes of a value of each type: BYTE, ASCII, SHORT, LONG, RATIONAL, ...; of BigTIFF from 16 on.
+_SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 _MOST_ENTRIES = 65535
 
 
@@ -73,6 +92,16 @@ class Directory:
             self.entries.setdefault(tag, Entry(tag, kind, values, place, place + size - offset))
         self.repeated = len(self.entries) < count
 
+    def check_values(self) -> None:
+        """Find the values of all tags of known types.
+
+        Raises:
+            ValueError: some are not inside the data.
+        """
+        for entry in self.entries.values():
+            if entry.kind in _SIZES:
+                self._place(entry)
+
     def next(self) -> int:
         """Offset of the next directory, 0 after the last.
 
@@ -102,7 +131,7 @@ class Directory:
         if entry.count > most:
             raise ValueError(f"tag {tag}: expected at most {most} values, got {entry.count}")
         kind = np.dtype(self.order + _INTEGERS[entry.kind])
-        return np.frombuffer(self._bytes(entry, kind.itemsize), kind).astype(np.uint64)
+        return np.frombuffer(self._bytes(entry), kind).astype(np.uint64)
 
     def number(self, tag: int, default: int) -> int:
         """The single value of a tag, or `default` where it is missing.
@@ -126,16 +155,19 @@ class Directory:
         entry = self.entries.get(tag)
         if entry is None or entry.kind not in (BYTE, UNDEFINED):
             return b""
-        return self._bytes(entry, 1)
+        return self._bytes(entry)
 
-    def _bytes(self, entry: Entry, size: int) -> bytes:
-        length = entry.count * size
+    def _bytes(self, entry: Entry) -> bytes:
+        return self._data[self._place(entry)]
+
+    def _place(self, entry: Entry) -> slice:
+        length = entry.count * _SIZES[entry.kind]
         at = entry.field
         if length > (8 if self.big else 4):
             (at,) = self._integers(entry.field, "Q" if self.big else "I")
         if at + length > len(self._data):
             raise ValueError(f"tag {entry.tag}: expected values inside the file")
-        return self._data[at : at + length]
+        return slice(at, at + length)
 
     def _integers(self, at: int, kind: str, count: int = 1) -> tuple[int, ...]:
         form = f"{self.order}{count}{kind}"

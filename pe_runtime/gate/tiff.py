@@ -83,6 +83,7 @@ def read_tiff(data: bytes) -> TiffFile:
         raise ValueError("expected a single image, got a document of several pages")
     if directory.repeated:
         raise ValueError("expected a TIFF that has each tag once")
+    directory.check_values()
     extra = directory.integers(338, _MOST_SAMPLES)
     file = TiffFile(
         width=directory.number(256, 0),

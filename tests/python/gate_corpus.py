@@ -79,97 +79,85 @@ def profile():
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-def profiles():
-    """ICC profiles by name: of RGB, grey and CMYK, and damaged."""
-    srgb = profile()
-    yield "sRGB", srgb
-    swapped = bytearray(srgb)
-    red, blue = srgb.find(b"rXYZ"), srgb.find(b"bXYZ")
-    swapped[red : red + 4], swapped[blue : blue + 4] = b"bXYZ", b"rXYZ"
-    yield "red and blue", bytes(swapped)
-    yield "gamma", matrix_profile(gamma=1.8)
-    yield "table", matrix_profile(gamma=None)
-    yield "grey", grey_profile(gamma=1.0)
-    yield "cmyk", srgb[:16] + b"CMYK" + srgb[20:]
-    yield "damaged", srgb[: len(srgb) // 2]
-    yield "no profile", b"no profile"
+def swapped_profile():
+    """sRGB whose first sample is blue and whose third is red."""
+    data = bytearray(profile())
+    red, blue = data.find(b"rXYZ"), data.find(b"bXYZ")
+    data[red : red + 4], data[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(data)
 
 
-def matrix_profile(*, gamma):
-    """A profile of Adobe RGB's primaries (nearly), with a gamma or, for None, a table of 64 values."""
-    xyz = {
-        b"rXYZ": (0.6097, 0.3111, 0.0195),
-        b"gXYZ": (0.2053, 0.6257, 0.0609),
-        b"bXYZ": (0.1492, 0.0632, 0.7446),
-    }
-    return icc(
-        b"RGB ",
-        {
-            **{tag: fixed(*value) for tag, value in xyz.items()},
-            **{tag: curve(gamma) for tag in (b"rTRC", b"gTRC", b"bTRC")},
-        },
-    )
+def bare_profile(space, gamma=1.0):
+    """An ICC profile of version 2 with a white point and one tone curve, which suits grey."""
+    curve = struct.pack(">4sIIHxx", b"curv", 0, 1, round(gamma * 256))
+    white = struct.pack(">4sI3i", b"XYZ ", 0, 63190, 65536, 54061)
+    tags = [(b"wtpt", white), (b"kTRC", curve)]
+    table, body, at = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for name, data in tags:
+        table += struct.pack(">4sII", name, at + len(body), len(data))
+        body += data
+    header = bytearray(128)
+    struct.pack_into(">I4xI4s4s4s", header, 0, at + len(body), 0x02100000, b"mntr", space, b"XYZ ")
+    header[36:40] = b"acsp"
+    struct.pack_into(">3i", header, 68, 63190, 65536, 54061)
+    return bytes(header) + table + body
 
 
-def grey_profile(*, gamma):
-    return icc(b"GRAY", {b"kTRC": curve(gamma)})
+def chrm(*numbers):
+    return chunk(b"cHRM", struct.pack(">8I", *numbers))
 
 
-def fixed(*values):
-    return b"XYZ \0\0\0\0" + struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+def icc(data):
+    return chunk(b"iCCP", b"x\0\0" + zlib.compress(data))
 
 
-def curve(gamma):
-    if gamma is not None:
-        return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
-    values = [round(65535 * (i / 63) ** 2.4) for i in range(64)]
-    return b"curv\0\0\0\0" + struct.pack(">I64H", 64, *values)
+SRGB_CHRM = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+BLUE_FIRST_CHRM = (31270, 32900, 15000, 6000, 30000, 60000, 64000, 33000)
+COLOUR_CHUNKS = {
+    "srgb": chunk(b"sRGB", b"\0"),
+    "gamma 1": chunk(b"gAMA", struct.pack(">I", 100000)),
+    "gamma sRGB": chunk(b"gAMA", struct.pack(">I", 45455)),
+    "gamma near": chunk(b"gAMA", struct.pack(">I", 45955)),
+    "gamma not near": chunk(b"gAMA", struct.pack(">I", 45956)),
+    "chrm sRGB": chrm(*SRGB_CHRM),
+    "chrm": chrm(*BLUE_FIRST_CHRM),
+    "chrm sRGB gamma 1": chrm(*SRGB_CHRM) + chunk(b"gAMA", struct.pack(">I", 100000)),
+    "chrm gamma sRGB": chrm(*BLUE_FIRST_CHRM) + chunk(b"gAMA", struct.pack(">I", 45455)),
+    "cicp sRGB": chunk(b"cICP", bytes([1, 13, 0, 1])),
+    "cicp PQ": chunk(b"cICP", bytes([9, 16, 0, 1])),
+    "cicp PQ, srgb": chunk(b"cICP", bytes([9, 16, 0, 1])) + chunk(b"sRGB", b"\0"),
+    "srgb, gamma 1": chunk(b"sRGB", b"\0") + chunk(b"gAMA", struct.pack(">I", 100000)),
+    "icc sRGB": icc(profile()),
+    "icc swapped": icc(swapped_profile()),
+    "icc grey": icc(bare_profile(b"GRAY")),
+    "icc CMYK": icc(bare_profile(b"CMYK")),
+    "icc damaged": icc(b"no profile"),
+    "icc sRGB, gamma 1": icc(profile()) + chunk(b"gAMA", struct.pack(">I", 100000)),
+}
 
 
-def icc(space, tags):
-    """An ICC profile (version 2.1) of a display; white is D50."""
-    tags = {b"wtpt": fixed(0.9642, 1.0, 0.8249), **tags}
-    table, body = struct.pack(">I", len(tags)), b""
-    start = 128 + 4 + 12 * len(tags)
-    for tag, content in tags.items():
-        table += tag + struct.pack(">II", start + len(body), len(content))
-        body += content
-    header = struct.pack(">I4s4s4s4s4s", start + len(body), b"test", b"\2\x10\0\0", b"mntr", space, b"XYZ ")
-    header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed(0.9642, 1.0, 0.8249)[8:]
-    return header.ljust(128, b"\0") + table + body
-
-
-def adam7(depth, colour):
-    """An interlaced PNG of random samples."""
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    indices = np.arange(SIZE[0] * SIZE[1] * channels).reshape(SIZE[1], SIZE[0], channels)
-    samples = indices * 40503 % 2 ** min(depth, 16)
-    header = struct.pack(">IIBBBBB", *SIZE, depth, colour, 0, 0, 1)
-    palette = chunk(b"PLTE", bytes(range(3 * 2**depth))) if colour == 3 else b""
-    passes = (
-        (0, 0, 8, 8),
-        (4, 0, 8, 8),
-        (0, 4, 4, 8),
-        (2, 0, 4, 4),
-        (0, 2, 2, 4),
-        (1, 0, 2, 2),
-        (0, 1, 1, 2),
-    )
-    lines = b""
-    for left, top, across, down in passes:
-        for row in samples[top::down, left::across]:
-            lines += b"\0" + packed(row.reshape(-1), depth)
-    pixels = chunk(b"IDAT", zlib.compress(lines))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + pixels + chunk(b"IEND", b"")
-
-
-def packed(samples, depth):
-    if depth == 16:
-        return samples.astype(">u2").tobytes()
-    if depth == 8:
-        return samples.astype(np.uint8).tobytes()
-    bits = np.unpackbits(samples.astype(np.uint8)[:, None], axis=1)[:, 8 - depth :]
-    return np.packbits(bits.reshape(-1)).tobytes()
+def coloured():
+    """PNGs that describe their colours, of all kinds of pixels."""
+    for name, chunks in COLOUR_CHUNKS.items():
+        yield f"rgb {name}.png", png(PHOTO, depth=8, colour=2, chunks=chunks)
+        yield f"grey {name}.png", png(GREY, depth=8, colour=0, chunks=chunks)
+        yield f"rgba {name}.png", png(with_alpha(PHOTO, ALPHA), depth=8, colour=6, chunks=chunks)
+        yield f"rgb16 {name}.png", png(DEEP, depth=16, colour=2, chunks=chunks)
+        yield f"grey16 {name}.png", png(GREY16, depth=16, colour=0, chunks=chunks)
+        yield f"la16 {name}.png", png(with_alpha(GREY16, ALPHA), depth=16, colour=4, chunks=chunks)
+    image = PIL.Image.fromarray(PHOTO)
+    swapped = swapped_profile()
+    yield "swapped.jpg", saved(image, "JPEG", icc_profile=swapped)
+    yield "grey swapped.jpg", saved(GREY, "JPEG", icc_profile=swapped)
+    yield "cmyk swapped.jpg", saved(image.convert("CMYK"), "JPEG", icc_profile=swapped)
+    yield "swapped.webp", saved(image, "WEBP", lossless=True, icc_profile=swapped)
+    yield "swapped.tif", saved(image, "TIFF", icc_profile=swapped)
+    for depth, rgb in ((8, PHOTO), (16, DEEP)):
+        samples = with_alpha(rgb, ALPHA)
+        samples[..., :3] = np.minimum(samples[..., :3], samples[..., 3:])
+        for extra in (1, 2):
+            data = tiff(samples, {338: extra, 34675: list(swapped)}, byte_tags=(34675,))
+            yield f"extra{extra} {depth} swapped.tif", data
 
 
 def jpegs():

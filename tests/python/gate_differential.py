@@ -2,8 +2,8 @@
 
 python tests/python/gate_differential.py --pairs 10000 --seed 1 [--keep FOLDER]
 
-Prints what differs, and one line that counts; ends with status 1 if anything differs. Needs pe_gate, which it builds as
-the tests do. The files of a pair depend on nothing but the seed and the pair's number.
+Prints what differs, and one line that counts; ends with status 1 if anything differs. Builds pe_gate as the tests do.
+The files of a pair depend on nothing but the seed and the pair's number.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ import numpy as np
 import PIL.Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gate_corpus import PHOTO, SIZE, adam7, jpegs, others, pngs, profiles, saved
+from gate_corpus import PHOTO, SIZE, coloured, jpegs, others, pngs, saved
 from gate_helpers import chunk, exif, write_metric
+from gate_profiles import profiles
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -125,6 +126,7 @@ def _bases() -> Iterator[tuple[str, bytes]]:
     yield from pngs()
     yield from jpegs()
     yield from others()
+    yield from coloured()
     image = PIL.Image.fromarray(PHOTO)
     for name, data in profiles():
         yield f"{name}.png", saved(image, "PNG", icc_profile=data)
@@ -133,10 +135,35 @@ def _bases() -> Iterator[tuple[str, bytes]]:
         yield f"{name} grey.tif", saved(image.convert("L"), "TIFF", icc_profile=data)
         yield f"{name}.tif", saved(image, "TIFF", compression="tiff_lzw", icc_profile=data)
     for depth, colour in ((1, 0), (2, 3), (8, 2), (8, 6), (16, 4), (16, 2)):
-        yield f"adam7 {depth} {colour}.png", adam7(depth, colour)
+        yield f"adam7 {depth} {colour}.png", _adam7(depth, colour)
     buffer = io.BytesIO()
     image.save(buffer, "TIFF", compression="tiff_lzw", tiffinfo={278: 7})
     yield "strips.tif", buffer.getvalue()
+
+
+def _adam7(depth: int, colour: int) -> bytes:
+    """An interlaced PNG of random samples."""
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    indices = np.arange(SIZE[0] * SIZE[1] * channels).reshape(SIZE[1], SIZE[0], channels)
+    samples = indices * 40503 % 2 ** min(depth, 16)
+    header = struct.pack(">IIBBBBB", *SIZE, depth, colour, 0, 0, 1)
+    palette = chunk(b"PLTE", bytes(range(3 * 2**depth))) if colour == 3 else b""
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    lines = b""
+    for left, top, across, down in passes:
+        for row in samples[top::down, left::across]:
+            lines += b"\0" + _packed(row.reshape(-1), depth)
+    pixels = chunk(b"IDAT", zlib.compress(lines))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + pixels + chunk(b"IEND", b"")
+
+
+def _packed(samples: np.ndarray, depth: int) -> bytes:
+    if depth == 16:
+        return samples.astype(">u2").tobytes()
+    if depth == 8:
+        return samples.astype(np.uint8).tobytes()
+    bits = np.unpackbits(samples.astype(np.uint8)[:, None], axis=1)[:, 8 - depth :]
+    return np.packbits(bits.reshape(-1)).tobytes()
 
 
 def _write_pair(folder: Path, bases: list[tuple[str, bytes]], rng: random.Random, number: int) -> None:
