@@ -84,6 +84,13 @@ Pixels pixels_of(const TagDirectory& directory) {
     pixels.bits = bits_of(directory);
     pixels.samples = integer(directory, TIFFTAG_SAMPLESPERPIXEL, 1);
     pixels.compression = integer(directory, TIFFTAG_COMPRESSION, COMPRESSION_NONE);
+    // Damaged ones are refused here; libtiff would go on without them.
+    integer(directory, TIFFTAG_PHOTOMETRIC, PHOTOMETRIC_MINISWHITE);
+    integers(directory, TIFFTAG_EXTRASAMPLES);
+    const uint64_t order = integer(directory, TIFFTAG_FILLORDER, FILLORDER_MSB2LSB);
+    if (order != FILLORDER_MSB2LSB && order != FILLORDER_LSB2MSB) {
+        throw Error(got("fill order: expected 1 or 2", order));
+    }
     const uint64_t planes = integer(directory, TIFFTAG_PLANARCONFIG, PLANARCONFIG_CONTIG);
     pixels.planar = planes == PLANARCONFIG_SEPARATE;
     if (pixels.samples == 0 || pixels.samples > UINT16_MAX ||
@@ -179,6 +186,9 @@ void check_tiff(std::string_view data, const TagDirectory& directory) {
     if (directory.is_damaged()) throw Error("expected a TIFF image, got a damaged directory");
     if (const std::optional<uint16_t> tag = directory.repeated()) {
         throw Error("tag " + std::to_string(*tag) + ": expected once, got twice");
+    }
+    if (const std::optional<uint16_t> tag = directory.outside()) {
+        throw Error("tag " + std::to_string(*tag) + ": expected values inside the file");
     }
     if (directory.next() != 0) throw Error("expected a single image, got a document of several pages");
     check_parts(data, directory, pixels_of(directory));
