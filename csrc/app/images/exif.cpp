@@ -112,12 +112,11 @@ std::optional<uint32_t> TagDirectory::number(uint16_t tag) const {
     return uint32_t(integer(entry->value->substr(0, size)));
 }
 
-std::optional<std::vector<uint64_t>> TagDirectory::integers(uint16_t tag, bool also_bytes) const {
+std::optional<std::vector<uint64_t>> TagDirectory::integers(uint16_t tag) const {
     const std::optional<Entry> entry = find(tag);
     if (!entry || !entry->value) return std::nullopt;
     const uint16_t type = entry->type;
-    if (type != kShort && type != kLong && type != kLong8 && (type != kByte || !also_bytes))
-        return std::nullopt;
+    if (type != kShort && type != kLong && type != kLong8) return std::nullopt;
     const std::size_t size = kTypeBytes[type];
     std::vector<uint64_t> values;
     values.reserve(entry->value->size() / size);

@@ -25,9 +25,9 @@ class TagDirectory {
     std::optional<uint16_t> outside() const;
     // The first value of an integer tag.
     std::optional<uint32_t> number(uint16_t tag) const;
-    // All values of a tag of unsigned integers, of 2 to 8 bytes or also of one; nothing where it is missing,
-    // of another type, or outside.
-    std::optional<std::vector<uint64_t>> integers(uint16_t tag, bool also_bytes) const;
+    // All values of a tag of unsigned integers of 2 to 8 bytes; nothing where it is missing, of another type,
+    // or outside.
+    std::optional<std::vector<uint64_t>> integers(uint16_t tag) const;
     // The bytes of all values of a tag.
     std::optional<std::string_view> bytes(uint16_t tag) const;
     // The bytes of a tag of the type BYTE or UNDEFINED; empty where it is missing or of another type, nothing
