@@ -86,7 +86,6 @@ Pixels pixels_of(const TagDirectory& directory) {
     pixels.compression = integer(directory, TIFFTAG_COMPRESSION, COMPRESSION_NONE);
     // Damaged ones are refused here; libtiff would go on without them.
     const uint64_t photometric = integer(directory, TIFFTAG_PHOTOMETRIC, PHOTOMETRIC_MINISWHITE);
-    integers(directory, TIFFTAG_EXTRASAMPLES);
     const std::size_t colours = integers(directory, TIFFTAG_COLORMAP).size(), values = std::size_t(3)
                                                                                        << pixels.bits;
     const bool shorts = directory.bytes(TIFFTAG_COLORMAP).value_or("").size() == 2 * values;
@@ -95,6 +94,13 @@ Pixels pixels_of(const TagDirectory& directory) {
     }
     if (pixels.bits == 16 && !directory.has(TIFFTAG_PHOTOMETRIC)) {
         throw Error("tag " + std::to_string(TIFFTAG_PHOTOMETRIC) + ": expected a value, got none");
+    }
+    const std::size_t extra = integers(directory, TIFFTAG_EXTRASAMPLES).size();
+    const uint64_t of_colour = photometric == PHOTOMETRIC_RGB || photometric == PHOTOMETRIC_YCBCR ? 3
+                               : photometric == PHOTOMETRIC_SEPARATED                             ? 4
+                                                                                                  : 1;
+    if (extra != 0 && extra + of_colour > pixels.samples) {
+        throw Error(got("expected fewer extra samples than " + std::to_string(pixels.samples), extra));
     }
     const uint64_t order = integer(directory, TIFFTAG_FILLORDER, FILLORDER_MSB2LSB);
     if (order != FILLORDER_MSB2LSB && order != FILLORDER_LSB2MSB) {
