@@ -74,7 +74,7 @@ class JpegReader {
         if (setjmp(escape_) != 0) return false;
         jpeg_create_decompress(&codec_);
         codec_.src = &source_;
-        for (const int marker : {1, 2}) jpeg_save_markers(&codec_, JPEG_APP0 + marker, kMarkerBytes);
+        for (const int marker : {0, 1, 2, 14}) jpeg_save_markers(&codec_, JPEG_APP0 + marker, kMarkerBytes);
         if (jpeg_read_header(&codec_, TRUE) != JPEG_HEADER_OK) fail("image file is truncated");
         if (codec_.data_precision != 8) fail("expected 8 bits per sample");
         switch (codec_.num_components) {
@@ -122,23 +122,33 @@ class JpegReader {
         for (jpeg_saved_marker_ptr marker = codec_.marker_list; marker != nullptr; marker = marker->next) {
             const std::string_view bytes(reinterpret_cast<const char*>(marker->data), marker->data_length);
             const auto starts = [&](std::string_view text) { return bytes.substr(0, text.size()) == text; };
-            const bool first = marker->marker == JPEG_APP0 + 1;
+            const int number = marker->marker - JPEG_APP0;
+            // libjpeg takes these for segments of another kind.
+            if (((number == 0 && starts("JFIF")) || (number == 14 && starts("Adobe"))) && bytes.size() < 7) {
+                throw Error("expected a JPEG, got a damaged header");
+            }
+            const bool first = number == 1, second = number == 2;
             if (first && starts(kExif)) {
                 exif += exif.empty() ? bytes : bytes.substr(kExif.size());
             } else if (first && starts(kXmp)) {
                 xmp = bytes.substr(kXmp.size());
-            } else if (!first && starts(kIcc) && bytes.size() > kIcc.size() + 2) {
+            } else if (second && starts(kIcc) && bytes.size() > kIcc.size() + 2) {
                 profile.push_back(bytes);
-            } else if (!first && starts(kMultiPicture)) {
+            } else if (second && starts(kMultiPicture)) {
                 index = bytes.substr(kMultiPicture.size());
             }
             gain_map |= first && bytes.find(" hdrgm:Version=\"") != std::string_view::npos;
         }
-        image_.orientation = orientation_of(exif, xmp);
+        const Orientation orientation =
+            orientation_of(exif.empty() ? std::nullopt : std::optional<std::string_view>(exif), xmp);
+        image_.orientation = orientation.value;
+        image_.damaged_exif = orientation.damaged_exif;
         image_.several = !gain_map && images_in(index) > 1;
         std::sort(profile.begin(), profile.end());  // by their number, which comes first
         if (!profile.empty() && static_cast<unsigned char>(profile[0][13]) == profile.size()) {
-            for (const std::string_view part : profile) image_.icc += part.substr(kIcc.size() + 2);
+            for (const std::string_view part : profile) {
+                image_.colours.profile += part.substr(kIcc.size() + 2);
+            }
         }
     }
 
@@ -166,7 +176,35 @@ class JpegReader {
     Image image_;
 };
 
+int64_t integer(std::string_view bytes) {
+    int64_t value = 0;
+    for (const char c : bytes) value = value << 8 | static_cast<unsigned char>(c);
+    return value;
+}
+
 }  // namespace
+
+std::optional<Size> size_of_jpeg(std::string_view data) {
+    for (std::size_t at = 2; at + 4 <= data.size();) {
+        const auto marker = static_cast<unsigned char>(data[at + 1]);
+        if (data[at] != '\xff') return std::nullopt;
+        if (marker == 0xFF) {  // filling
+            ++at;
+            continue;
+        }
+        // Start of a frame of any kind; C4, C8 and CC are tables and the like.
+        if (marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC) {
+            if (data.size() - at < 9) return std::nullopt;
+            return Size{integer(data.substr(at + 7, 2)), integer(data.substr(at + 5, 2))};
+        }
+        // What has no length, the pixels and the end.
+        if (marker <= 0x01 || (marker >= 0xD0 && marker <= 0xDA)) return std::nullopt;
+        const auto length = std::size_t(integer(data.substr(at + 2, 2)));
+        if (length < 2 || length > data.size() - at - 2) return std::nullopt;
+        at += 2 + length;
+    }
+    return std::nullopt;
+}
 
 Image decode_jpeg(std::string_view data) { return JpegReader(data).read(); }
 
