@@ -63,12 +63,13 @@ class Interface:
 
     def example(self, batch: int, height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """A seeded pair of unlike images in the input format."""
-        generator = torch.Generator().manual_seed(seed)
+        options: dict[str, Any] = {"generator": torch.Generator().manual_seed(seed), "device": "cpu"}
         if self.input == "uint8":
             shape = (batch, height, width, 3)
-            pair = [torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for _ in range(2)]
+            pair = [torch.randint(0, 256, shape, dtype=torch.uint8, **options) for _ in range(2)]
         else:
-            pair = [torch.rand((batch, 3, height, width), generator=generator) for _ in range(2)]
+            shape = (batch, 3, height, width)
+            pair = [torch.rand(shape, dtype=torch.float32, **options) for _ in range(2)]
         return pair[0], pair[1]
 
     def dynamic_sizes(self, size: Any) -> tuple[dict[int, Any], dict[int, Any]]:

@@ -32,6 +32,7 @@ from torch.export import Dim
 
 from pe_runtime.atomic import atomic_path
 from pe_runtime.checks import check_choice
+from pe_runtime.defaults import torch_defaults
 from pe_runtime.exporters.graph import (
     INPUT_NAMES,
     METADATA_KEY,
@@ -52,6 +53,7 @@ OPSETS = (18, 19, 20, 21)
 BLOCK_ROWS = 64
 
 
+@torch_defaults()
 def export_onnx(
     metric: Metric,
     path: str | os.PathLike[str],

@@ -33,6 +33,7 @@ from torch.fx.experimental import _config
 
 from pe_runtime.atomic import atomic_path
 from pe_runtime.checks import check_choice
+from pe_runtime.defaults import torch_defaults
 from pe_runtime.exporters.graph import METADATA_KEY, Interface, ScoreGraph, describe
 from pe_runtime.exporters.native import TORCH_PRECISIONS, uses_operators
 from pe_runtime.exporters.verify import Run
@@ -40,6 +41,7 @@ from pe_runtime.exporters.verify import verify as check_outputs
 from pe_runtime.metrics import Metric
 
 
+@torch_defaults()
 def export_program(
     metric: Metric,
     path: str | os.PathLike[str],

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from pe_runtime.atomic import atomic_path
 from pe_runtime.checks import check_choice
+from pe_runtime.defaults import torch_defaults
 from pe_runtime.exporters.graph import METADATA_KEY, Interface, ScoreGraph, describe
 from pe_runtime.exporters.native import TORCH_PRECISIONS, uses_operators
 from pe_runtime.exporters.verify import Run
@@ -38,6 +39,7 @@ from pe_runtime.exporters.verify import verify as check_outputs
 from pe_runtime.metrics import Metric
 
 
+@torch_defaults()
 def export_torchscript(
     metric: Metric,
     path: str | os.PathLike[str],

@@ -5,7 +5,8 @@ torch is imported inside the functions that need it: profiles and the gate use t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,3 +79,17 @@ def check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that may come from anywhere.
+
+    Raises:
+        ValueError: no JSON, or lists and objects nested more deeply than Python's parser goes.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("expected JSON, got lists or objects nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"expected JSON, got text that is not: {error}") from None

@@ -5,9 +5,10 @@ is computed in float32: rounded to bf16 or TF32, near-identical features give wr
 to show it. `channels` selects some of the C channels, `weights` multiplies the selected features.
 NaN in the features propagates to the result of its sample.
 
-`kernels` says what computes: "auto", native operators where they are there and can (on the CPU and CUDA, any
-distance but "l1"), and the definitions in plain PyTorch otherwise; "native" or "reference" insist on either.
-The environment variable PE_RUNTIME_KERNELS decides what "auto" is.
+`kernels` says what computes: "auto", native operators on the CPU where they are there and can (any distance
+but "l1"), and the definitions in plain PyTorch otherwise; "native" or "reference" insist on either. On CUDA
+"auto" takes the definitions, and says so once: no GPU has run the kernels yet; "native" chooses them. The
+environment variable PE_RUNTIME_KERNELS decides what "auto" is.
 """
 
 from __future__ import annotations
@@ -357,7 +358,7 @@ def _native_inputs(
     indices = factors = None
     if channels is not None:
         _check_channels(channels, first)
-        indices = torch.as_tensor(channels, dtype=torch.int64)
+        indices = torch.as_tensor(channels, dtype=torch.int64, device="cpu")
     if weights is not None:
         count = first.shape[1] if channels is None else len(channels)
         factors = _native_factors(weights, "weights", first, count)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pe_runtime import ops
 from pe_runtime.backbones import Backbone
 from pe_runtime.checks import check_choice, check_images, check_same_shape, is_tracing
+from pe_runtime.defaults import torch_defaults
 from pe_runtime.functional import REDUCTIONS, difference_and_map, lpips_and_map, reduce, widen
 
 Weights = str | os.PathLike[str] | Mapping[str, Tensor]
@@ -261,7 +262,8 @@ class LPIPS(Metric):
         if set(linear) != set(self.backbone.taps):
             raise ValueError(f"linear: expected weights for each of {', '.join(self.backbone.taps)}")
         for tap, values in linear.items():
-            factors = torch.as_tensor(values, dtype=torch.float32).detach().clone()
+            device = values.device if isinstance(values, Tensor) else "cpu"
+            factors = torch.as_tensor(values, dtype=torch.float32, device=device).detach().clone()
             channels = self.backbone.out_channels[tap]
             if factors.shape != (channels,) or not bool((factors.isfinite() & (factors >= 0)).all()):
                 raise ValueError(f"linear: expected {channels} finite numbers >= 0 for tap {tap!r}")
@@ -276,7 +278,8 @@ def _published_linear_weights(network: str, backbone: Backbone) -> dict[str, Ten
             "linear: the published weights are those of the lpips package; install pe_runtime[lpips]"
         )
     path = Path(spec.origin).parent / "weights" / "v0.1" / f"{network}.pth"
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    with torch_defaults():
+        state = torch.load(path, map_location="cpu", weights_only=True)
     return {tap: state[f"lin{index}.model.1.weight"].flatten() for index, tap in enumerate(backbone.taps)}
 
 

@@ -18,7 +18,7 @@ import safetensors.numpy
 from pe_runtime import __version__
 from pe_runtime.atomic import atomic_path
 from pe_runtime.channels import ChannelSet, percentile_set, random_indices
-from pe_runtime.checks import check_choice
+from pe_runtime.checks import check_choice, parse_json
 from pe_runtime.efficacy import (
     TuningCurves,
     frequency_sensitivity,
@@ -247,11 +247,11 @@ class Profile:
             with safetensors.safe_open(path, framework="numpy") as file:
                 metadata = _parse_metadata(file.metadata())
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except (safetensors.SafetensorError, TypeError, ValueError) as error:
+        except (safetensors.SafetensorError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"profile: {str(path)!r} is not a readable profile: {error}") from error
         try:
             return _from_parts(metadata, tensors)
-        except ValueError as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"profile: {str(path)!r} does not hold together: {error}") from error
 
     def _tensors(self) -> dict[str, FloatArray]:
@@ -269,7 +269,7 @@ def _parse_metadata(metadata: dict[str, str] | None) -> dict[str, Any]:
     text = (metadata or {}).get(_METADATA_KEY)
     if text is None:
         raise ValueError(f"expected metadata under {_METADATA_KEY!r}")
-    values = json.loads(text)
+    values = parse_json(text)
     names = ("format", "pe_runtime", "backbone", "tap", "weights_hash", "dtype", "stimulus", "sha256")
     if not isinstance(values, dict) or values.keys() != set(names):
         raise ValueError(f"expected metadata with exactly the fields {', '.join(names)}")

@@ -24,6 +24,9 @@ from pe_runtime.stimuli import FloatArray, Stimulus
 if TYPE_CHECKING:
     from pe_runtime.backbones import Backbone
 
+# What images are made like for a network without a parameter or buffer.
+_PLAIN = torch.zeros((), dtype=torch.float32, device="cpu")
+
 
 def score_channels(
     backbone: Backbone,
@@ -112,7 +115,7 @@ def tuning_curves(
         *(partial(stimulus.radial_grating, frequency) for frequency in frequency_grid),
         *(partial(stimulus.oriented_grating, orientation) for orientation in orientation_grid),
     ]
-    example = next(iter([*network.parameters(), *network.buffers()]), torch.zeros(()))
+    example = next(iter([*network.parameters(), *network.buffers()]), _PLAIN)
     columns: dict[str, list[FloatArray]] = {tap: [] for tap in taps}
     shown = sys.stderr.isatty() if progress is None else progress
     bar = Progress(

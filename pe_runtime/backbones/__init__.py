@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pe_runtime.backbones.architectures import CHAIN_NAMES, build_chain
 from pe_runtime.backbones.network import ChainNetwork, full_chain
+from pe_runtime.backbones.state import BuiltWeights, differences, hash_now, pack, same, unpack
 from pe_runtime.backbones.weights import Weights
 from pe_runtime.channels import ChannelSet
 from pe_runtime.checks import check_choice, check_images
+from pe_runtime.defaults import torch_defaults
 
 __all__ = ["BACKBONE_NAMES", "Backbone", "Cost", "Tap", "list_taps"]
 
@@ -23,6 +25,7 @@ BACKBONE_NAMES: tuple[str, ...] = ("gabor", *CHAIN_NAMES)
 """What `Backbone` accepts as a name."""
 
 _MAP_SIZES = (224, 448)
+_NETWORK = "network."
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,13 @@ class Backbone(nn.Module):
             the path of a .safetensors file or of a .pt or .pth state dict, or a state dict with
             torchvision's keys. "gabor" takes "default" only.
         seed: for weights="random".
+        save_weights: whether `state_dict()` has the weights of the network. By default it has those that take
+            a gradient, none unless you ask for it, and says which network and channels it is of:
+            `load_state_dict` refuses that of another with a RuntimeError that names both.
 
     Attributes:
         name: as given.
+        save_weights: as given; may be set at any time.
         taps: tap names, in network order.
         channels: the selection per tap.
         out_channels: channels that `forward` gives per tap.
@@ -99,14 +106,16 @@ class Backbone(nn.Module):
         weights: Weights = "default",
         *,
         seed: int = 0,
+        save_weights: bool = False,
     ) -> None:
         super().__init__()
         check_choice(name, "name", BACKBONE_NAMES)
         wanted = _wanted(name, taps)
         self.name = name
-        # Whatever default device the caller has set: weights are read, checked and folded on the CPU.
-        with torch.device("cpu"):
+        self.save_weights = save_weights
+        with torch_defaults():
             self.network = _build(name, wanted, weights, seed)
+        self._built = BuiltWeights(self.network)
         self.taps: tuple[str, ...] = self.network.taps
         self.channels: dict[str, ChannelSet | None] = self.network.channels
         self.out_channels: dict[str, int] = self.network.out_channels
@@ -147,11 +156,15 @@ class Backbone(nn.Module):
     def weights_hash(self, tap: str) -> str:
         """SHA-256 (hex) of the weights that a tap's features depend on, before any selection.
 
+        Weights that were changed in the network, in whatever way, give another: a hash of the first one and
+        of what has changed. Their values are read for that, each time. A move to another device or precision
+        changes none.
+
         Raises:
             ValueError: not one of this backbone's taps.
         """
-        digest: str = self.network.weights_hash(tap)
-        return digest
+        built: str = self.network.weights_hash(tap)
+        return hash_now(built, self._built.changed(self.network, self.network.weight_names(tap)))
 
     def describe(self) -> dict[str, Any]:
         """What the backbone is, for files and reports: JSON-able.
@@ -160,18 +173,84 @@ class Backbone(nn.Module):
             "name", "weights" (where they come from) and "taps": per tap "full_channels", "weights_hash"
             and "channels": None for all, else "name", "indices" and "weights" (None: uniform).
         """
+        return self._description(())
+
+    def _description(self, without: Collection[str]) -> dict[str, Any]:
+        """`describe`, with hashes that see no change of some entries of the network."""
+        names = {tap: set(self.network.weight_names(tap)).difference(without) for tap in self.taps}
+        changed = self._built.changed(self.network, set().union(*names.values()))
         return {
             "name": self.name,
             "weights": self.network.source if isinstance(self.network, ChainNetwork) else "built in",
             "taps": {
                 tap: {
                     "full_channels": self.full_channels[tap],
-                    "weights_hash": self.weights_hash(tap),
+                    "weights_hash": hash_now(
+                        self.network.weights_hash(tap),
+                        {name: digest for name, digest in changed.items() if name in names[tap]},
+                    ),
                     "channels": _describe_channels(self.channels[tap]),
                 }
                 for tap in self.taps
             },
         }
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As that of any module, but of the network what `save_weights` says."""
+        state = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "") + _NETWORK
+        saved = {prefix + name for name in self._saved()}
+        for key in [key for key in state if key.startswith(prefix) and key not in saved]:
+            del state[key]
+        return state
+
+    def get_extra_state(self) -> Tensor:
+        """What a state is of: the selection, the hashes of what is left out, and what is not left out."""
+        saved = self._saved()
+        return pack({**self._description(saved), "network": saved})
+
+    def set_extra_state(self, state: Any) -> None:
+        """Does nothing: `_load_from_state_dict` has compared the state before anything was loaded."""
+
+    def _saved(self) -> list[str]:
+        """Names of the network's entries that a state dict has."""
+        entries = self.network.state_dict(keep_vars=True)
+        return [name for name, tensor in entries.items() if self.save_weights or tensor.requires_grad]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        entries = self.network.state_dict(keep_vars=True)
+        key_of = {name: f"{prefix}{_NETWORK}{name}" for name in entries}
+        given = {name: state_dict[key] for name, key in key_of.items() if key in state_dict}
+        expected = set(given)
+        extra = f"{prefix}_extra_state"
+        if extra in state_dict:
+            expected |= self._check_state(state_dict[extra], given, extra)
+        elif given:
+            self._check_undescribed(entries, given, prefix)
+            state_dict[extra] = self.get_extra_state()
+        # Hands torch the weights that are there for those that were left out, which it would call missing.
+        state_dict.update({key_of[name]: entries[name] for name in entries if name not in expected})
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+    def _check_state(self, packed: object, given: Collection[str], extra: str) -> set[str]:
+        """Refuse the state of another backbone; which entries of the network were saved with it."""
+        try:
+            state = unpack(packed)
+        except ValueError as error:
+            raise RuntimeError(f"{extra}: {error}") from None
+        found = "; ".join(differences(self._description(given), state))
+        if found:
+            raise RuntimeError(f"{extra}: expected the state of this network and these channels: {found}")
+        return set(state["network"])
+
+    def _check_undescribed(self, own: Mapping[str, Any], given: Mapping[str, Any], prefix: str) -> None:
+        """Refuse weights that are not this network's and that come without a word of what they are of."""
+        for name, values in given.items():
+            if not own[name].requires_grad and not same(own[name], values):
+                raise RuntimeError(
+                    f"{prefix}{_NETWORK}{name}: expected the weights of this network and these channels, "
+                    f"got others, in a state without {prefix}_extra_state, which would say of what"
+                )
 
     def cost(self, height: int, width: int) -> Cost:
         """Parameters and operations with all channels and with the selection, for one image.
@@ -186,10 +265,11 @@ class Backbone(nn.Module):
         images = torch.empty(1, 3, height, width, device="meta")
         check_images(images, "height, width", min_size=self.min_size, values=False)
         full: nn.Module
-        if self.name == "gabor":
-            full = _build("gabor", dict.fromkeys(self.taps), "default", 0)
-        else:
-            full = full_chain(self.name, self.channels)
+        with torch_defaults():
+            if self.name == "gabor":
+                full = _build("gabor", dict.fromkeys(self.taps), "default", 0)
+            else:
+                full = full_chain(self.name, self.channels)
         return Cost(
             parameters_full=_parameters(full),
             parameters=_parameters(self.network),
@@ -211,6 +291,11 @@ def list_taps(name: str) -> tuple[Tap, ...]:
         ValueError: no such backbone.
     """
     check_choice(name, "name", BACKBONE_NAMES)
+    with torch_defaults():
+        return _list_taps(name)
+
+
+def _list_taps(name: str) -> tuple[Tap, ...]:
     if name == "gabor":
         network = _build(name, _wanted(name, None), "default", 0)
         small, large = (

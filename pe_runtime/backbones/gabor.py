@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pe_runtime.backbones import gabor_filters as filters
 from pe_runtime.backbones.gabor_filters import GaborChannel
+from pe_runtime.backbones.state import tensors_of
 from pe_runtime.channels import ChannelSet
 
 GABOR_SCALES: tuple[str, ...] = tuple(f"scale{number}" for number in range(1, filters.SCALES + 1))
@@ -108,6 +109,11 @@ class GaborNetwork(nn.Module):
             ValueError: not one of GABOR_TAPS.
         """
         return filters.constants_hash(_tap_number(tap) + 1)
+
+    def weight_names(self, tap: str) -> list[str]:
+        """Buffers that one of `taps` is computed from, by name, as this network has them."""
+        own = "lowpass." if tap == LOWPASS else f"scales.{_tap_number(tap)}."
+        return [name for name in tensors_of(self) if name in ("opponent", "pyramid") or name.startswith(own)]
 
     def channel_labels(self, tap: str) -> tuple[GaborChannel, ...]:
         """What each channel of the full tap prefers, in channel order (a ChannelSet's indices point here).

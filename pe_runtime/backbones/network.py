@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pe_runtime.backbones.architectures import Chain, build_chain
+from pe_runtime.backbones.state import tensors_of
 from pe_runtime.backbones.weights import Weights, hash_weights, load_weights
 from pe_runtime.channels import ChannelSet
 
@@ -90,6 +91,13 @@ class ChainNetwork(nn.Module):
         if tap not in self._hashes:
             raise ValueError(f"tap: expected one of {', '.join(map(repr, self.taps))}, got {tap!r}")
         return self._hashes[tap]
+
+    def weight_names(self, tap: str) -> list[str]:
+        """Parameters and buffers that one of `taps` is computed from, by name, as this network has them."""
+        steps = list(self.steps)
+        last = next(step for step, name in self._tap_of.items() if name == tap)
+        read = {"mean", "std", f"heads.{last}", *(f"steps.{step}" for step in steps[: steps.index(last) + 1])}
+        return [name for name in tensors_of(self) if ".".join(name.split(".")[:2]) in read]
 
 
 def full_chain(name: str, taps: Mapping[str, ChannelSet | None]) -> nn.Sequential:

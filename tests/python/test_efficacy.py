@@ -205,13 +205,13 @@ SMALL = Stimulus(size=64, frequencies=8, orientations=6)
 @given(st.sampled_from([torch.float32, torch.float64]), st.integers(1, 20))
 def test_score_channels_leaves_the_backbone_as_it_was(dtype, batch_size):
     backbone = pe.Backbone("squeezenet1_1", ["fire2", "fire3"], "random")
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    before = {name: value.clone() for name, value in backbone.network.state_dict().items()}
     profiles = pe.score_channels(backbone, stimulus=SMALL, dtype=dtype, batch_size=batch_size, progress=False)
     assert list(profiles) == ["fire2", "fire3"]
     for tap, profile in profiles.items():
         assert len(profile) == backbone.full_channels[tap]
         assert profile.weights_hash == backbone.weights_hash(tap)
-    for name, value in backbone.state_dict().items():
+    for name, value in backbone.network.state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, before[name])
 

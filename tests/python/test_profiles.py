@@ -249,3 +249,30 @@ def test_plots_refuse_what_they_cannot_draw(tmp_path):
     with pytest.raises(ValueError, match="channels: expected 1 to 16"):
         make().plot(tmp_path / "tuning.png", [])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("field", ["", "format", "stimulus", "backbone"])
+def test_deeply_nested_metadata_is_refused(saved, field):
+    with safe_open(saved, framework="numpy") as file:
+        whole = file.metadata()["pe_runtime"]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    # From depths that are read to those that JSON's parser, or what looks at its values, does not reach.
+    for levels in (10, 500, 900, 950, 980, 1_000, 100_000):
+        nested = "[" * levels + "]" * levels
+        text = json.dumps({**json.loads(whole), field: 0}).replace(f'"{field}": 0', f'"{field}": {nested}')
+        safetensors.numpy.save_file(tensors, saved, {"pe_runtime": text if field else nested})
+        with pytest.raises(ValueError, match=f"profile: '{saved}' "):
+            Profile.load(saved)
+
+
+def test_numbers_beyond_floating_point_are_refused(saved):
+    from pe_runtime.profiles import _digest
+
+    def enlarge(metadata):
+        metadata["stimulus"]["contrast"] = 10**400
+        metadata.pop("sha256")
+        metadata["sha256"] = _digest(metadata, make()._tensors())
+
+    rewrite(saved, enlarge)
+    with pytest.raises(ValueError, match=f"profile: '{saved}' does not hold together"):
+        Profile.load(saved)
