@@ -3,10 +3,16 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 NATIVE = CMakeLists.txt $(shell find cmake csrc -type f)
+# Of each libFuzzer target.
+SECONDS = 20
 # CMake and Ninja are those of the environment, which is not activated.
 CMAKE = PATH="$(abspath $(BIN)):$$PATH" cmake
 
-.PHONY: help demo test native-test sanitize lint bench clean
+# $(call configure,PRESET). What was found with another environment may be gone with it: ninja, headers.
+configure = $(CMAKE) --preset $(1) --log-level=WARNING -D Python_EXECUTABLE="$(abspath $(BIN)/python)" \
+	$$(grep -qs '^Python_EXECUTABLE:.*=$(abspath $(BIN)/python)$$' build/$(1)/CMakeCache.txt || echo --fresh)
+
+.PHONY: help demo test native-test sanitize fuzz lint bench clean
 
 help:
 	@echo "make demo         score channels, export metrics, judge photographs; results in demo_output/"
@@ -14,6 +20,7 @@ help:
 	@echo "make lint         the first two of these"
 	@echo "make native-test  the tests in C++ alone"
 	@echo "make sanitize     these under the address, undefined-behaviour and thread sanitizers"
+	@echo "make fuzz         libFuzzer on what reads files, with clang: SECONDS=20 for each target"
 	@echo "make bench        the benchmarks that need no data of their own"
 	@echo "make clean        remove the environment and what was built"
 
@@ -33,11 +40,15 @@ sanitize: native-test-address native-test-thread
 # By the name of the preset, see CMakePresets.json.
 native-test-%: $(VENV)/.installed
 	@echo "== Testing the native code: $*"
-	@# What was found with another environment may be gone with it: ninja, headers.
-	$(CMAKE) --preset $* --log-level=WARNING -D Python_EXECUTABLE="$(abspath $(BIN)/python)" \
-		$$(grep -qs '^Python_EXECUTABLE:.*=$(abspath $(BIN)/python)$$' build/$*/CMakeCache.txt || echo --fresh)
+	$(call configure,$*)
 	$(CMAKE) --build --preset $*
 	PATH="$(abspath $(BIN)):$$PATH" ctest --preset $*
+
+fuzz: $(VENV)/.installed
+	@echo "== Fuzzing what reads files, $(SECONDS) s each target"
+	$(call configure,fuzz)
+	$(CMAKE) --build --preset fuzz
+	JOBS=$(JOBS) scripts/fuzz.sh $(SECONDS)
 
 lint: $(VENV)/.installed
 	@echo "== Linting and type-checking"
