@@ -8,18 +8,17 @@ SECONDS = 20
 # CMake and Ninja are those of the environment, which is not activated.
 CMAKE = PATH="$(abspath $(BIN)):$$PATH" cmake
 
-# $(call configure,PRESET). What was found with another environment may be gone with it: ninja, headers.
-configure = $(CMAKE) --preset $(1) --log-level=WARNING -D Python_EXECUTABLE="$(abspath $(BIN)/python)" \
-	$$(grep -qs '^Python_EXECUTABLE:.*=$(abspath $(BIN)/python)$$' build/$(1)/CMakeCache.txt || echo --fresh)
-
-.PHONY: help demo test native-test sanitize fuzz lint bench clean
+.PHONY: help demo test native-test native-test-qemu sanitize sanitize-gate sanitize-operators fuzz lint bench clean
 
 help:
 	@echo "make demo         score channels, export metrics, judge photographs; results in demo_output/"
 	@echo "make test         lint, type-check and test, with coverage"
 	@echo "make lint         the first two of these"
-	@echo "make native-test  the tests in C++ alone"
-	@echo "make sanitize     these under the address, undefined-behaviour and thread sanitizers"
+	@echo "make native-test  the tests in C++ alone; native-test-qemu: on processors that qemu has, with and without"
+	@echo "                  AVX2; native-test-arm: built for and run on 64-bit ARM, by qemu"
+	@echo "make sanitize     these under the address, undefined-behaviour and thread sanitizers (native-test-address,"
+	@echo "                  native-test-thread), and Python's: of pe_gate (sanitize-gate), of the operators and the"
+	@echo "                  NumPy module (sanitize-operators)"
 	@echo "make fuzz         libFuzzer on what reads files, with clang: SECONDS=20 for each target"
 	@echo "make bench        the benchmarks that need no data of their own"
 	@echo "make clean        remove the environment and what was built"
@@ -35,19 +34,42 @@ test: lint native-test
 
 native-test: native-test-release
 
-sanitize: native-test-address native-test-thread
-
 # By the name of the preset, see CMakePresets.json.
-native-test-%: $(VENV)/.installed
+native-test-%: native-build-%
 	@echo "== Testing the native code: $*"
-	$(call configure,$*)
-	$(CMAKE) --build --preset $*
 	PATH="$(abspath $(BIN)):$$PATH" ctest --preset $*
 
-fuzz: $(VENV)/.installed
+native-test-qemu: native-build-release
+	@echo "== Testing the native code on processors that qemu has"
+	PATH="$(abspath $(BIN)):$$PATH" ctest --preset qemu
+
+# What was found with another environment may be gone with it: ninja, headers.
+native-build-%: $(VENV)/.installed
+	@echo "== Building the native code: $*"
+	$(CMAKE) --preset $* --log-level=WARNING -D Python_EXECUTABLE="$(abspath $(BIN)/python)" \
+		$$(grep -qs '^Python_EXECUTABLE:.*=$(abspath $(BIN)/python)$$' build/$(*:-python=)/CMakeCache.txt || echo --fresh)
+	$(CMAKE) --build --preset $*
+
+sanitize: native-test-address sanitize-gate sanitize-operators native-test-thread
+
+# A report ends the process as no test expects: pe_gate's own exit codes are 0, 1 and 2, and so are a sanitizer's. Where
+# memory runs out, the code under test is to say so.
+SANITIZED = PE_RUNTIME_BUILD="$(abspath build/address)" UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1 \
+	OMP_NUM_THREADS=1 ASAN_OPTIONS=abort_on_error=1:allocator_may_return_null=1
+
+sanitize-gate: native-build-address
+	@echo "== Testing pe_gate under the address and undefined-behaviour sanitizers"
+	$(SANITIZED) $(BIN)/pytest tests/python/test_pe_gate*.py
+
+# Python itself is not built for them, so that their library comes first. Python frees little when it ends.
+sanitize-operators: native-build-address-python
+	@echo "== Testing the operators and the NumPy module under the address and undefined-behaviour sanitizers"
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" $(SANITIZED):detect_leaks=0 $(BIN)/python -m pytest \
+		--native build/address tests/python/test_ops_contextual.py tests/python/test_ops_channel_distance.py \
+		tests/python/test_arrays.py
+
+fuzz: native-build-fuzz
 	@echo "== Fuzzing what reads files, $(SECONDS) s each target"
-	$(call configure,fuzz)
-	$(CMAKE) --build --preset fuzz
 	JOBS=$(JOBS) scripts/fuzz.sh $(SECONDS)
 
 lint: $(VENV)/.installed

@@ -42,3 +42,5 @@ configure_package_config_file(cmake/pe_runtimeConfig.cmake.in pe_runtimeConfig.c
 write_basic_package_version_file(pe_runtimeConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES "${PROJECT_BINARY_DIR}/pe_runtimeConfig.cmake" "${PROJECT_BINARY_DIR}/pe_runtimeConfigVersion.cmake"
         DESTINATION "${pe_config_dir}" COMPONENT development)
+install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" "${PROJECT_SOURCE_DIR}/NOTICE" DESTINATION "${CMAKE_INSTALL_DOCDIR}"
+        COMPONENT development)

@@ -29,7 +29,8 @@ if ! "$folder/bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 
 say "Installing pinned dependencies (PyTorch is the bulk of it: some GB to download the first time)"
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement requirements/dev.txt
+"$folder/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
+    --requirement requirements/dev.txt
 say "Fetching the headers of ONNX Runtime, for the library of its operators"
 scripts/onnxruntime_headers.sh "$folder/include/onnxruntime" ||
     echo "Going on without: exported files with fused operators will run their standard operators"

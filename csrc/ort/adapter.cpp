@@ -1,10 +1,8 @@
 #include "adapter.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <memory>
-#include <thread>
 
 namespace pe::ort_adapter {
 
@@ -48,10 +46,7 @@ OrtAllocator* Node::allocator() const {
 }
 
 Resources::Resources(const Node& node, Device device_)
-    : api(node.api()),
-      device(device_),
-      allocator(node.allocator()),
-      tasks(std::max(1, int(std::thread::hardware_concurrency()))) {}
+    : api(node.api()), device(device_), allocator(node.allocator()), threads(api) {}
 
 Run::Run(const Resources& resources, OrtKernelContext* context) : resources_(resources), context_(context) {
     check_status(resources_.api, resources_.api.KernelContext_GetInputCount(context_, &inputs_));
@@ -105,24 +100,14 @@ void* Run::output(size_t index, const Shape& shape) const {
 }
 
 void Run::run_tasks(void* context, int tasks, void (*body)(void*, int), void* argument) {
-    struct Call {
-        void (*body)(void*, int);
-        void* argument;
-    } call{body, argument};
-    const auto run = [](void* data, size_t task) {
-        const Call& call = *static_cast<const Call*>(data);
-        call.body(call.argument, int(task));
-    };
-    auto& threads = *static_cast<Threads*>(context);
-    // Whoever is free takes the next: with batches a thread would be given its part beforehand.
-    constexpr size_t kNoBatches = 0;
-    OrtStatus* error =
-        threads.api.KernelContext_ParallelFor(threads.context, run, size_t(tasks), kNoBatches, &call);
+    auto& call = *static_cast<Call*>(context);
+    const Resources& resources = call.run.resources_;
+    OrtStatus* const error = resources.threads.run(call.run.context_, tasks, body, argument);
     // Kernels pass no exceptions on.
-    if (threads.error == nullptr) {
-        threads.error = error;
+    if (call.error == nullptr) {
+        call.error = error;
     } else if (error != nullptr) {
-        threads.api.ReleaseStatus(error);
+        resources.api.ReleaseStatus(error);
     }
 }
 

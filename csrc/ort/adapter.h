@@ -9,6 +9,7 @@
 #include "api.h"
 #include "common.h"
 #include "device.h"
+#include "session_threads.h"
 
 namespace pe::ort_adapter {
 
@@ -48,9 +49,7 @@ class Resources {
     const OrtApi& api;
     const Device device;
     OrtAllocator* const allocator;
-    // That a kernel may cut its work into: one for each processor. ONNX Runtime does not say how many threads
-    // the session has; where it has fewer, some of them take several tasks.
-    const int tasks;
+    mutable SessionThreads threads;
 };
 
 // One run of a node.
@@ -68,21 +67,26 @@ class Run {
     // Memory of an output; null where the node has no such output.
     void* output(size_t index, const Shape& shape) const;
 
-    // Calls kernel(pool), whose tasks run on the session's threads.
+    // Into how many tasks work is cut that takes workspace(tasks) bytes.
+    template <typename Bytes>
+    int tasks_for(const Bytes& workspace) const {
+        return workspace(2) == workspace(1) ? resources_.threads.most() : resources_.threads.seen(context_);
+    }
+
+    // Calls kernel(pool), whose tasks, that many at most, run on the session's threads.
     template <typename Kernel>
-    void on_session_threads(const Kernel& kernel) const {
-        Threads threads{resources_.api, context_, nullptr};
-        kernel(Pool{resources_.tasks, &Run::run_tasks, &threads});
-        check_status(resources_.api, threads.error);
+    void on_session_threads(int tasks, const Kernel& kernel) const {
+        Call call{*this, nullptr};
+        kernel(Pool{tasks, &Run::run_tasks, &call});
+        check_status(resources_.api, call.error);
     }
 
   private:
-    struct Threads {
-        const OrtApi& api;
-        const OrtKernelContext* context;
+    struct Call {
+        const Run& run;
         OrtStatus* error;  // the first
     };
-    static void run_tasks(void* threads, int tasks, void (*body)(void*, int), void* argument);
+    static void run_tasks(void* call, int tasks, void (*body)(void*, int), void* argument);
 
     const Resources& resources_;
     OrtKernelContext* context_;

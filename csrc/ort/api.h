@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -20,9 +21,8 @@ static_assert(ORT_API_VERSION >= kApiVersion, "expected the headers of ONNX Runt
 // Throws what the status says, and releases it; null: all is well.
 inline void check_status(const OrtApi& api, OrtStatus* status) {
     if (status == nullptr) return;
-    const std::string message = api.GetErrorMessage(status);
-    api.ReleaseStatus(status);
-    throw std::runtime_error(message);
+    const std::unique_ptr<OrtStatus, void (*)(OrtStatus*)> owner(status, api.ReleaseStatus);
+    throw std::runtime_error(api.GetErrorMessage(status));
 }
 
 // Throws what a call of kernels for CUDA said, unless it is null.

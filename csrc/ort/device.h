@@ -17,7 +17,9 @@ bool has_cuda();
 constexpr size_t kDeviceAlignment = 256;
 
 // Memory of the current CUDA device, in the order of a stream: it may be freed while kernels that use it are
-// still to run. The arena of a session does not wait for other sessions' and runs' streams. Null: none left.
+// still to run. The arena of a session does not wait for other sessions' and runs' streams. Throws
+// std::bad_alloc where there is no memory left, and std::runtime_error with CUDA's own text where it fails
+// otherwise.
 void* allocate_on_stream(size_t bytes, void* stream);
 void free_on_stream(void* memory, void* stream) noexcept;
 

@@ -2,6 +2,10 @@
 // called, so that the library loads where there is none.
 #include <cuda_runtime_api.h>
 
+#include <new>
+#include <stdexcept>
+#include <string>
+
 #include "device.h"
 
 namespace pe::ort_adapter {
@@ -16,7 +20,8 @@ void* allocate_on_stream(size_t bytes, void* stream) {
     if (status == cudaSuccess) return memory;
     // The error is reported here: the next call to CUDA should not find it again.
     (void)cudaGetLastError();
-    return nullptr;
+    if (status == cudaErrorMemoryAllocation) throw std::bad_alloc();
+    throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
 }
 
 void free_on_stream(void* memory, void* stream) noexcept {

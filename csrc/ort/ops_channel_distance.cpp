@@ -34,8 +34,9 @@ void ChannelDistance::run(const Run& run) const {
                                                         distance, map, workspace.part(0), run.stream()));
     }
 #endif
-    run.on_session_threads([&](const Pool& pool) {
-        const Workspace workspace(run, {channel_distance_forward_workspace(problem, pool.threads)});
+    const auto bytes = [&](int tasks) { return channel_distance_forward_workspace(problem, tasks); };
+    run.on_session_threads(run.tasks_for(bytes), [&](const Pool& pool) {
+        const Workspace workspace(run, {bytes(pool.threads)});
         channel_distance_forward(problem, features_of(first), features_of(second), distance, map,
                                  workspace.part(0), pool);
     });

@@ -54,12 +54,12 @@ void ContextualLoss::run(const Run& run) const {
         });
     }
 #endif
-    run.on_session_threads([&](const Pool& pool) {
-        compute(contextual_forward_workspace(problem, pool.threads, false),
-                [&](const auto& statistics, void* memory) {
-                    contextual_forward(problem, features_of(source), features_of(target), loss, statistics,
-                                       memory, pool);
-                });
+    const auto bytes = [&](int tasks) { return contextual_forward_workspace(problem, tasks, false); };
+    run.on_session_threads(run.tasks_for(bytes), [&](const Pool& pool) {
+        compute(bytes(pool.threads), [&](const auto& statistics, void* memory) {
+            contextual_forward(problem, features_of(source), features_of(target), loss, statistics, memory,
+                               pool);
+        });
     });
 }
 

@@ -1,5 +1,6 @@
 // RegisterCustomOps: what ONNX Runtime calls of this library.
 #include <list>
+#include <memory>
 #include <mutex>
 
 #include "ops_channel_distance.h"
@@ -35,11 +36,14 @@ class Library {
     Library(const OrtApi& api, bool infer)
         : api_(api),
           contextual_{{api, Device::kCpu, infer}, {api, Device::kCuda, infer}},
-          channel_distance_{{api, Device::kCpu, infer}, {api, Device::kCuda, infer}} {
-        check_status(api, api.CreateCustomOpDomain(kDomain, &domain_));
+          channel_distance_{{api, Device::kCpu, infer}, {api, Device::kCuda, infer}},
+          domain_(nullptr, api.ReleaseCustomOpDomain) {
+        OrtCustomOpDomain* domain = nullptr;
+        check_status(api, api.CreateCustomOpDomain(kDomain, &domain));
+        domain_.reset(domain);
         for (int device = 0; device < (has_cuda() ? 2 : 1); ++device) {
-            contextual_[device].add_to(api, domain_);
-            channel_distance_[device].add_to(api, domain_);
+            contextual_[device].add_to(api, domain);
+            channel_distance_[device].add_to(api, domain);
         }
     }
     Library(const Library&) = delete;
@@ -56,14 +60,15 @@ class Library {
     }
 
     void register_in(OrtSessionOptions* options) const {
-        check_status(api_, api_.AddCustomOpDomain(options, domain_));
+        check_status(api_, api_.AddCustomOpDomain(options, domain_.get()));
     }
 
   private:
     const OrtApi& api_;
     const Overloads<ContextualLoss> contextual_[2];  // by device
     const Overloads<ChannelDistance> channel_distance_[2];
-    OrtCustomOpDomain* domain_ = nullptr;
+    // Released where the operators cannot be added to it.
+    std::unique_ptr<OrtCustomOpDomain, void (*)(OrtCustomOpDomain*)> domain_;
 };
 
 }  // namespace

@@ -2,7 +2,7 @@
 execute_process(COMMAND "${NM}" --dynamic --defined-only --format=posix "${LIBRARY}" OUTPUT_VARIABLE lines
                 COMMAND_ERROR_IS_FATAL ANY)
 string(REGEX MATCHALL "[^\n]+" lines "${lines}")
-set(symbols)
+set(symbols "")
 foreach(line IN LISTS lines)
     string(REGEX REPLACE "[@ ].*" "" symbol "${line}")
     list(APPEND symbols "${symbol}")

@@ -68,13 +68,18 @@ class Runtime {
 
 class Session {
   public:
-    Session(const Runtime& runtime, const std::string& model, int threads) : runtime_(runtime) {
+    // environment_memory: from the allocator that is registered in the environment.
+    Session(const Runtime& runtime, const std::string& model, int threads, bool environment_memory = false)
+        : runtime_(runtime) {
         const OrtApi& api = runtime.api;
         OrtSessionOptions* options = nullptr;
         expect(api, api.CreateSessionOptions(&options));
         expect(api, api.SetIntraOpNumThreads(options, threads));
         // So that each workspace has a piece of memory of its own, whose ends the sanitizer guards.
         expect(api, api.DisableCpuMemArena(options));
+        if (environment_memory) {
+            expect(api, api.AddSessionConfigEntry(options, "session.use_env_allocators", "1"));
+        }
         expect(api, runtime.register_operators(options, &runtime.base));
         problem_ = message_of(
             api, api.CreateSessionFromArray(runtime.env, model.data(), model.size(), options, &session_));

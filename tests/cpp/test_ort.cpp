@@ -4,6 +4,7 @@
 // Compiled with PE_CUDA, the kernels are those for CUDA, emulated, and the library is one that has them in
 // the place of the CPU's.
 //   test_ort LIBONNXRUNTIME LIBPE_RUNTIME_ORT
+#include <atomic>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -20,6 +21,9 @@ using namespace onnx_model;
 using ort_session::Runtime;
 using ort_session::Session;
 using ort_session::Tensor;
+
+// Of this machine, as the library is told: see the end of the file.
+constexpr int kProcessors = 64;
 
 constexpr int kTypes[] = {kFloat, kDouble, kFloat16, kBFloat16};
 const std::vector<int64_t> kChannels{3, 0, 6};
@@ -244,6 +248,91 @@ void test_threads_at_once(const Runtime& runtime) {
     for (std::thread& thread : threads) thread.join();
 }
 
+#ifndef PE_CUDA
+// Memory that notes the largest piece it was asked for.
+class NotingAllocator : public OrtAllocator {
+  public:
+    explicit NotingAllocator(const Runtime& runtime) : OrtAllocator{}, runtime_(runtime) {
+        version = 18;
+        ort_session::expect(runtime.api, runtime.api.CreateMemoryInfo("Cpu", OrtDeviceAllocator, 0,
+                                                                      OrtMemTypeDefault, &info_));
+        OrtAllocator::Alloc = [](OrtAllocator* self, size_t bytes) {
+            return static_cast<NotingAllocator*>(self)->allocate(bytes);
+        };
+        OrtAllocator::Reserve = OrtAllocator::Alloc;
+        OrtAllocator::Free = [](OrtAllocator*, void* memory) { std::free(memory); };
+        OrtAllocator::Info = [](const OrtAllocator* self) -> const OrtMemoryInfo* {
+            return static_cast<const NotingAllocator*>(self)->info_;
+        };
+        ort_session::expect(runtime.api, runtime.api.RegisterAllocator(runtime.env, this));
+    }
+    NotingAllocator(const NotingAllocator&) = delete;
+    NotingAllocator& operator=(const NotingAllocator&) = delete;
+    ~NotingAllocator() {
+        ort_session::expect(runtime_.api, runtime_.api.UnregisterAllocator(runtime_.env, info_));
+        runtime_.api.ReleaseMemoryInfo(info_);
+    }
+
+    std::atomic<size_t> largest{0};
+
+  private:
+    void* allocate(size_t bytes) {
+        size_t before = largest;
+        while (before < bytes && !largest.compare_exchange_weak(before, bytes)) {
+        }
+        return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    }
+
+    const Runtime& runtime_;
+    OrtMemoryInfo* info_ = nullptr;
+};
+
+// The workspace of a run is that of the session's threads, however many processors there are (see below): of
+// two, once both have been seen.
+void test_workspace(const Runtime& runtime) {
+    constexpr int64_t kSide = 40;
+    const Tensor source = features(kFloat, {1, 7, kSide, kSide}, 11);
+    const Tensor target = features(kFloat, {1, 7, kSide, kSide}, 12);
+    const Case made = contextual_case(kFloat, {false, false, true}, source, target);
+    const pe::ContextualProblem problem{1,
+                                        kSide,
+                                        kSide,
+                                        kSide,
+                                        kSide,
+                                        {7, nullptr, nullptr},
+                                        pe::Type::kFloat32,
+                                        pe::Distance::kCosine,
+                                        pe::Center::kSample,
+                                        pe::Form::kLog,
+                                        0.5,
+                                        1e-5,
+                                        0,
+                                        0};
+    const auto bytes = [&](int tasks) { return contextual_forward_workspace(problem, tasks, false); };
+    // Beside it in one piece: three numbers for each position and the ends of six parts.
+    const size_t others = size_t(kSide * kSide) * 5 * 4 + 8 * 256;
+    const size_t more = bytes(2) - bytes(1);
+    CHECK(others < more);
+    CHECK(bytes(kProcessors) > bytes(1) + 4 * more);
+    NotingAllocator allocator(runtime);
+    std::vector<std::vector<char>> results;
+    for (int threads : {1, 2}) {
+        const Session session(runtime, made.model, threads, true);
+        expect_none(session.problem());
+        allocator.largest = 0;
+        for (int run = 0; run < 1000 && allocator.largest < bytes(threads); ++run) {
+            std::vector<Tensor> outputs;
+            expect_none(session.run(made.names, made.inputs, made.output_names, outputs));
+            results.push_back(outputs[0].data);
+            results.back().insert(results.back().end(), outputs[1].data.begin(), outputs[1].data.end());
+            CHECK(results.back() == results.front());
+            CHECK(allocator.largest <= bytes(threads) + others);
+        }
+        CHECK(allocator.largest >= bytes(threads));
+    }
+}
+#endif
+
 void expect_refused(const std::string& problem, const std::string& expected) {
     if (problem.find(expected) == std::string::npos) {
         check::fail(__FILE__, __LINE__, "expected a message with '" + expected + "', got '" + problem + "'");
@@ -299,6 +388,9 @@ void test_not_finite(const Runtime& runtime) {
 
 }  // namespace
 
+// In the place of the standard library's, for all that this process loads.
+unsigned int std::thread::hardware_concurrency() noexcept { return kProcessors; }
+
 int main(int count, char** arguments) {
     CHECK(count == 3);
     const Runtime runtime(arguments[1], arguments[2]);
@@ -311,6 +403,9 @@ int main(int count, char** arguments) {
         }
     }
     test_threads_at_once(runtime);
+#ifndef PE_CUDA
+    test_workspace(runtime);
+#endif
     test_refusals(runtime);
     test_old_runtime(runtime);
     test_not_finite(runtime);

@@ -1,6 +1,8 @@
 """Fixtures shared by all tests."""
 
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PATH",
         help="test this library of operators in place of the package's: that with emulated kernels for CUDA",
     )
+    parser.addoption(
+        "--native",
+        type=Path,
+        metavar="FOLDER",
+        help="test the operators and the NumPy module of this build of CMake's in place of the package's",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +35,27 @@ def pytest_configure(config: pytest.Config) -> None:
         from pe_runtime import ops
 
         ops._LIBRARY, ops.ROW_SUMS = path.resolve(), ()
+    build = config.getoption("--native")
+    if build is not None:
+        use_native_build(build.resolve())
+
+
+def use_native_build(build: Path) -> None:
+    """Have this process load what Python loads from a build folder."""
+    import pe_runtime
+    from pe_runtime import ops
+
+    ops._LIBRARY = build / "csrc" / "torch" / ops._LIBRARY.name
+    assert ops._LIBRARY.exists(), f"{ops._LIBRARY}: expected the operators' library"
+    (path,) = (build / "csrc" / "python").glob("_kernels*.so")
+    name = "pe_runtime._kernels"
+    assert name not in sys.modules, "the package's module is loaded already"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[name] = pe_runtime._kernels = module
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

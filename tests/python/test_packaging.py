@@ -52,6 +52,7 @@ def test_wheel_holds_every_module_the_native_files_and_the_graph_writers(tmp_pat
     if shutil.which("nvcc") and os.environ.get("PE_CUDA", "AUTO") != "OFF":
         data.add("libpe_runtime_torch_cuda.so")
     assert modules | writers | {f"pe_runtime/{name}" for name in data} <= names
+    assert {"LICENSE", "NOTICE"} <= {Path(name).name for name in names if "dist-info/licenses/" in name}
     foreign = ("tests/", "bench/", "export/", "csrc/", "cmake/", "include/", "lib/")
     assert not [name for name in names if name.startswith(foreign)]
 
@@ -69,7 +70,7 @@ def test_source_archive_holds_all_that_a_build_needs(tmp_path):
     native = {path for folder in ("csrc", "cmake", "tests/cpp") for path in (ROOT / folder).rglob("*.*")}
     expected = {path.relative_to(ROOT).as_posix() for path in native if path.is_file()}
     assert len(expected) > 20
-    assert expected | {"CMakeLists.txt", "CMakePresets.json"} <= names
+    assert expected | {"CMakeLists.txt", "CMakePresets.json", "LICENSE", "NOTICE", "SECURITY.md"} <= names
 
 
 @pytest.mark.parametrize(
