@@ -259,7 +259,7 @@ def _decode_8bit(file: PIL.Image.Image, bits: int) -> Samples:
     pixels = np.empty((file.height, file.width, len(mode)), np.uint8)
     for rows, columns in blocks(file.height, file.width):
         part = file.crop((columns.start, rows.start, columns.stop, rows.stop))
-        pixels[rows, columns] = np.asarray(part.convert(mode))
+        pixels[rows, columns] = np.asarray(part if part.mode == mode else part.convert(mode))
     if mode == "RGB":
         return Samples(pixels, None, file.mode)
     return Samples(pixels[..., :3], pixels[..., 3], file.mode)

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pe_runtime.gate.colour import Colour, described
 
@@ -38,6 +39,12 @@ _XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
 _STEP, _MOST = 1 << 16, 1 << 20
 
 
+class _Chunk(NamedTuple):
+    kind: bytes
+    content: memoryview
+    whole: memoryview  # with length, kind and checksum
+
+
 @dataclass
 class PngFile:
     """A PNG file whose chunks are whole.
@@ -63,7 +70,7 @@ class PngFile:
     colour: Colour = field(default_factory=Colour)
     exif: bytes | None = None
     xmp: bytes = b""
-    _chunks: list[tuple[bytes, memoryview]] = field(default_factory=list)
+    _chunks: list[_Chunk] = field(default_factory=list)
 
     def check_pixels(self) -> None:
         """Inflate all pixels, in bounded memory, and compare their length with the header.
@@ -71,16 +78,12 @@ class PngFile:
         Raises:
             ValueError: they are damaged, or fewer or more than the header says.
         """
-        _check_inflated((data for kind, data in self._chunks if kind == b"IDAT"), self._inflated_length())
+        pixels = (chunk.content for chunk in self._chunks if chunk.kind == b"IDAT")
+        _check_inflated(pixels, self._inflated_length())
 
     def plain_file(self) -> bytes:
         """The file without the chunks that pixels do not need."""
-        parts: list[bytes | memoryview] = [SIGNATURE]
-        for kind, data in self._chunks:
-            if kind in _FOR_PIXELS:
-                checksum = zlib.crc32(data, zlib.crc32(kind))
-                parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)]
-        return b"".join(parts)
+        return b"".join([SIGNATURE, *(chunk.whole for chunk in self._chunks if chunk.kind in _FOR_PIXELS)])
 
     def _inflated_length(self) -> int:
         bits = self.depth * _SAMPLES[self.colour_type]
@@ -103,21 +106,21 @@ def read_png(data: bytes) -> PngFile:
         ValueError: a chunk is cut off, damaged, missing, or in a wrong place.
     """
     chunks = list(_walk(data))
-    _check_order([kind for kind, _ in chunks])
-    for kind, content in chunks:
+    _check_order([chunk.kind for chunk in chunks])
+    for kind, content, _ in chunks:
         allowed = _LENGTHS.get(kind)
         if allowed is not None and len(content) not in allowed:
             raise ValueError(
                 f"expected a PNG with a {_name(kind)} chunk of its length, got {len(content)} bytes"
             )
-    first = dict(reversed(chunks))
+    first = {chunk.kind: chunk.content for chunk in reversed(chunks)}
     file = _read_header(first[b"IHDR"])
     if file.colour_type == PALETTE and b"PLTE" not in first:
         raise ValueError("expected a PNG with a palette, got none")
     if b"tRNS" in first:
         _check_transparency(file, first[b"tRNS"], len(first.get(b"PLTE", b"")) // 3)
         if file.colour_type in (GREY_ALPHA, RGB_ALPHA):
-            chunks = [(kind, content) for kind, content in chunks if kind != b"tRNS"]
+            chunks = [chunk for chunk in chunks if chunk.kind != b"tRNS"]
     file._chunks = chunks
     file.frames = _count_frames(chunks)
     file.colour = _colour(first)
@@ -130,7 +133,7 @@ def read_png(data: bytes) -> PngFile:
     return file
 
 
-def _walk(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def _walk(data: bytes) -> Iterator[_Chunk]:
     view = memoryview(data)
     at = len(SIGNATURE)
     kind = b""
@@ -149,7 +152,7 @@ def _walk(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             raise ValueError(
                 f"expected a PNG of whole chunks, got a wrong checksum of {_name(kind)} at byte {at}"
             )
-        yield kind, content
+        yield _Chunk(kind, content, view[at : at + 12 + length])
         at += 12 + length
 
 
@@ -196,10 +199,10 @@ def _check_transparency(file: PngFile, content: memoryview, colours: int) -> Non
         raise ValueError("tRNS out of range")
 
 
-def _count_frames(chunks: list[tuple[bytes, memoryview]]) -> int:
+def _count_frames(chunks: list[_Chunk]) -> int:
     frames = 1
     animated = first_is_frame = False
-    for kind, content in chunks:
+    for kind, content, _ in chunks:
         if kind == b"acTL" and len(content) >= 8:
             (count,) = struct.unpack_from(">I", content)
             animated = 0 < count <= 1 << 31
@@ -229,8 +232,8 @@ def _profile(content: memoryview) -> bytes:
     return profile
 
 
-def _texts(chunks: list[tuple[bytes, memoryview]]) -> Iterator[tuple[bytes, bytes]]:
-    for kind, content in chunks:
+def _texts(chunks: list[_Chunk]) -> Iterator[tuple[bytes, bytes]]:
+    for kind, content, _ in chunks:
         keyword = bytes(content[:80]).partition(b"\0")[0]
         if kind not in (b"tEXt", b"zTXt", b"iTXt") or keyword not in (_XMP, _RAW_EXIF):
             continue
