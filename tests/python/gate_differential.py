@@ -2,8 +2,8 @@
 
 python tests/python/gate_differential.py --pairs 10000 --seed 1 [--keep FOLDER]
 
-Prints what differs, and one line that counts; ends with status 1 if anything differs. Builds pe_gate as the tests do.
-The files of a pair depend on nothing but the seed and the pair's number.
+Prints what differs, and one line that counts; ends with status 1 if anything differs. Builds pe_gate as the
+tests do. The files of a pair depend on nothing but the seed and the pair's number.
 """
 
 from __future__ import annotations
