@@ -38,6 +38,8 @@ SETTINGS_FILE = "settings.json"
 MODEL_SETTINGS_FILE = "model-settings.json"
 #: Largest message over gRPC: two float images of 3200 x 3200. The default, 4 MB, holds none of 512 x 512.
 GRPC_BYTES = 1 << 28
+#: Largest request over HTTP: two float images of 2000 x 2000 as JSON.
+BODY_BYTES = 1 << 28
 
 
 def export_mlserver(
@@ -53,6 +55,9 @@ def export_mlserver(
     concurrency: int = 1,
     max_pixels: int = 1 << 24,
     provider: str = "cpu",
+    max_body_bytes: int = BODY_BYTES,
+    read_seconds: int = 60,
+    queue: int = 32,
     force: bool = False,
 ) -> Path:
     """Write a folder for `mlserver start`: settings, the model and instructions.
@@ -69,6 +74,9 @@ def export_mlserver(
         concurrency: requests scored at the same time; each needs the memory of its images.
         max_pixels: most pixels, batch x height x width, of a request; larger ones are refused.
         provider: where ONNX Runtime computes, "cpu" or "cuda".
+        max_body_bytes: most bytes of a request over HTTP; larger ones are answered by status 413.
+        read_seconds: how long a request over HTTP may take to arrive before its connection is closed.
+        queue: requests over HTTP that wait or are scored at the same time; more are answered by status 503.
         force: replace a folder that this function wrote.
 
     Returns:
@@ -87,6 +95,9 @@ def export_mlserver(
         ("threads", threads, 0),
         ("concurrency", concurrency, 1),
         ("max_pixels", max_pixels, 1),
+        ("max_body_bytes", max_body_bytes, 1),
+        ("read_seconds", read_seconds, 1),
+        ("queue", queue, 1),
     ):
         if value < least:
             raise ValueError(f"{option}: expected {least} or more, got {value}")
@@ -98,6 +109,13 @@ def export_mlserver(
         "debug": False,
         # ONNX Runtime has threads of its own; more processes would only copy the images.
         "parallel_workers": 0,
+        # MLServer has no settings for these. It imports this class before it starts.
+        "model_repository_implementation": "pe_runtime.serve_limits.LimitedRepository",
+        "model_repository_implementation_args": {
+            "max_body_bytes": max_body_bytes,
+            "read_seconds": read_seconds,
+            "queue": queue,
+        },
     }
     runtime = {
         "threads": threads,
@@ -168,7 +186,8 @@ FOLDER is the one that holds this file. It is ready when
 
 {images_note(metric)}
 {library}
-Address and ports are in `{SETTINGS_FILE}`, threads and limits in `{MODEL_SETTINGS_FILE}`.
+Address, ports and limits of requests are in `{SETTINGS_FILE}`, threads and the largest image in
+`{MODEL_SETTINGS_FILE}`.
 
 A client. MLServer takes tensors as JSON over HTTP, hence `binary_data=False`, and as bytes over gRPC:
 

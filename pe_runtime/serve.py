@@ -6,29 +6,24 @@ Needs the extra `serve`. The protocol is the V2 Open Inference protocol, over HT
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from fastapi.encoders import ENCODERS_BY_TYPE
 from mlserver import MLModel
 from mlserver.errors import InferenceError, MLServerError
 from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
 from mlserver.utils import get_model_uri
 
 from pe_runtime.scorer import MAX_PIXELS, Scorer
+from pe_runtime.serve_limits import TENSORS
+from pe_runtime.serve_tensors import TYPES, Values, to_array
 
 _T = TypeVar("_T")
-_TYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype(np.float32), "UINT8": np.dtype(np.uint8)}
-_NAMES = {dtype: name for name, dtype in _TYPES.items()} | {np.dtype(np.bool_): "BOOL"}
+_NAMES = {dtype: name for name, dtype in TYPES.items()} | {np.dtype(np.bool_): "BOOL"}
 _SETTINGS = {"threads": 0, "concurrency": 1, "max_pixels": MAX_PIXELS, "provider": "cpu"}
-
-# MLServer takes no tensors as bytes over HTTP. FastAPI says so with the bytes quoted as UTF-8, and ends in
-# status 500 where they are something else, as photographs are.
-ENCODERS_BY_TYPE[bytes] = lambda body: f"{len(body)} bytes"
 
 
 class MetricRuntime(MLModel):
@@ -66,12 +61,12 @@ class MetricRuntime(MLModel):
 
     async def _answer(self, payload: InferenceRequest) -> InferenceResponse:
         outputs = self._scorer.check_outputs([output.name for output in payload.outputs or ()] or None)
-        images = await asyncio.to_thread(self._decode, payload.inputs)
+        images = await asyncio.to_thread(self._decode, payload.inputs, TENSORS.get())
         run: Callable[[], dict[str, np.ndarray]] = partial(self._scorer.score, **images, outputs=outputs)
         values = await asyncio.get_running_loop().run_in_executor(self._executor, run)
         return await asyncio.to_thread(self._encode, values)
 
-    def _decode(self, inputs: list[RequestInput]) -> dict[str, np.ndarray]:
+    def _decode(self, inputs: list[RequestInput], values: Values | None) -> dict[str, np.ndarray]:
         names = sorted(tensor.name for tensor in inputs)
         if names != ["distorted", "reference"]:
             raise ValueError(f"inputs: expected reference and distorted, got {', '.join(names) or 'none'}")
@@ -80,7 +75,14 @@ class MetricRuntime(MLModel):
             if tensor.datatype != expected:
                 raise ValueError(f"{tensor.name}: expected datatype {expected}, got {tensor.datatype}")
             self._scorer.check_shape(tensor.name, tensor.shape)
-        return {tensor.name: _to_array(tensor) for tensor in inputs}
+        if values is None:  # over gRPC
+            values = [_to_array(tensor) for tensor in inputs]
+        images = {}
+        for tensor, value in zip(inputs, values, strict=True):
+            if isinstance(value, str):
+                raise ValueError(value)
+            images[tensor.name] = value
+        return images
 
     def _encode(self, values: dict[str, np.ndarray]) -> InferenceResponse:
         outputs = [
@@ -103,26 +105,7 @@ async def _with_status(answer: Awaitable[_T]) -> _T:
 
 
 def _to_array(tensor: RequestInput) -> np.ndarray:
-    """The values of a tensor of known shape and type, flat or nested.
-
-    Raises:
-        ValueError: not as many numbers as the shape says, something else than numbers, or out of range.
-    """
-    kind, count = _TYPES[tensor.datatype], math.prod(tensor.shape)
-    try:
-        values = np.asarray(getattr(tensor.data, "root", tensor.data))
-    except (ValueError, TypeError, OverflowError):  # lists of lists of unlike length
-        raise ValueError(f"{tensor.name}: expected numbers, as many in each row") from None
-    # Before the conversion, which would round fractions, wrap around, and read numbers from texts.
-    wanted, names = ("iu", "integers") if kind == np.uint8 else ("iuf", "numbers")
-    if values.size != count:
-        raise ValueError(f"{tensor.name}: expected {count} values, as its shape says, got {values.size}")
-    if values.dtype.kind not in wanted:
-        raise ValueError(f"{tensor.name}: expected {names}, got something else among its values")
-    if kind == np.uint8 and not (values.min() >= 0 and values.max() <= 255):
-        raise ValueError(f"{tensor.name}: expected values in [0, 255], got {values.min()} to {values.max()}")
-    with np.errstate(over="ignore"):  # a float64 that becomes infinity is refused with the other ranges
-        return values.astype(kind, order="C").reshape(tensor.shape)
+    return to_array(tensor.name, tensor.datatype, tensor.shape, getattr(tensor.data, "root", tensor.data))
 
 
 def _checked_settings(given: dict[str, Any] | None) -> dict[str, Any]:

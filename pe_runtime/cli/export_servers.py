@@ -88,6 +88,27 @@ def triton(metric: Path, repository: Path, **options: Any) -> None:
     help="Most pixels of a request: batch x height x width.",
 )
 @click.option("--provider", default="cpu", show_default=True, help="Where ONNX Runtime computes: cpu, cuda.")
+@click.option(
+    "--max-body-bytes",
+    type=click.IntRange(min=1),
+    default=1 << 28,
+    show_default=True,
+    help="Most bytes of a request over HTTP.",
+)
+@click.option(
+    "--read-seconds",
+    type=click.IntRange(min=1),
+    default=60,
+    show_default=True,
+    help="How long a request over HTTP may take to arrive.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Requests over HTTP that wait or are scored at the same time.",
+)
 @_FORCE
 def mlserver(metric: Path, folder: Path, **options: Any) -> None:
     """Write METRIC.onnx as a folder for MLServer: settings, model and instructions.

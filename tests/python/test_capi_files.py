@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -424,7 +425,19 @@ def test_the_commands_refuse_them_too(tmp_path):
             assert "got something that is not a file" in done.stderr + done.stdout
 
 
-def test_old_versions_of_onnx_runtime_are_refused(tmp_path):
+#: A library that says what version it is, and has no functions of later ones.
+OLD_LIBRARY = """
+static const void* get_api(unsigned version) { return version <= 26 ? (const void*)1 : 0; }
+static const char* get_version(void) { return "1.26.0"; }
+static const struct {
+    const void* (*get_api)(unsigned);
+    const char* (*get_version)(void);
+} base = {get_api, get_version};
+const void* OrtGetApiBase(void) { return &base; }
+"""
+
+
+def test_old_versions_of_onnx_runtime_are_refused(library, tmp_path):
     """A module and a library that say that they are 1.26: neither loads a model."""
     code = (
         "import sys, types; old = types.ModuleType('onnxruntime'); old.__version__ = '1.26.0'\n"
@@ -434,3 +447,9 @@ def test_old_versions_of_onnx_runtime_are_refused(tmp_path):
     done = run_python(code)
     text = "onnxruntime: expected version 1.27 or newer, which checks the paths in a model, got 1.26.0"
     assert f"ImportError: {text}" in done.stderr
+    (tmp_path / "old.c").write_text(OLD_LIBRARY)
+    native_build.run(
+        native_build.tool("cc"), "-shared", "-fPIC", tmp_path / "old.c", "-o", tmp_path / "old.so"
+    )
+    with pytest.raises(ValueError, match=re.escape(text)):
+        capi.Metric(library, write_metric(tmp_path / "metric.onnx"), tmp_path / "old.so")

@@ -200,6 +200,9 @@ def test_mlserver_settings(tmp_path, metric):
     settings = json.loads((folder / "settings.json").read_text())
     assert settings["host"] == "127.0.0.1"
     assert [settings[f"{kind}_port"] for kind in ("http", "grpc", "metrics")] == [9000, 8081, 8082]
+    assert settings["model_repository_implementation"] == "pe_runtime.serve_limits.LimitedRepository"
+    limits = {"max_body_bytes": 1 << 28, "read_seconds": 60, "queue": 32}
+    assert settings["model_repository_implementation_args"] == limits
     model = json.loads((folder / "model-settings.json").read_text())
     assert (model["name"], model["implementation"]) == ("eq1", "pe_runtime.serve.MetricRuntime")
     assert model["inputs"][0] == {"name": "reference", "datatype": "FP32", "shape": [-1, 3, -1, -1]}
@@ -222,6 +225,9 @@ def test_mlserver_settings(tmp_path, metric):
         ({"concurrency": 0}, "concurrency: expected 1 or more, got 0"),
         ({"max_pixels": 0}, "max_pixels: expected 1 or more, got 0"),
         ({"threads": -1}, "threads: expected 0 or more, got -1"),
+        ({"max_body_bytes": 0}, "max_body_bytes: expected 1 or more, got 0"),
+        ({"read_seconds": 0}, "read_seconds: expected 1 or more, got 0"),
+        ({"queue": 0}, "queue: expected 1 or more, got 0"),
     ],
 )
 def test_mlserver_options_out_of_range(tmp_path, metric, options, message):
