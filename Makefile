@@ -69,7 +69,7 @@ sanitize-operators: native-build-address-python
 		tests/python/test_arrays.py
 
 fuzz: native-build-fuzz
-	@echo "== Fuzzing what reads files, $(SECONDS) s each target"
+	@echo "== Fuzzing what reads files, $(SECONDS) s for each target"
 	JOBS=$(JOBS) scripts/fuzz.sh $(SECONDS)
 
 lint: $(VENV)/.installed
