@@ -27,6 +27,8 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 DEVICES = ("cpu", "cuda")
 ROW_SUMS = ("cpu",)
 """Devices whose kernels keep sums of forward for backward."""
+OPT_IN = ("cuda",)
+"""Devices whose kernels "auto" does not take: no hardware has run them yet."""
 LEAST_CAPABILITY = (8, 0)
 """Of a CUDA device: the kernels use what came with Ampere."""
 
@@ -83,7 +85,8 @@ def use_native(kernels: str, obstacle: str | None, device: torch.device) -> bool
 
     Args:
         kernels: "native", "reference", or "auto": what the environment variable PE_RUNTIME_KERNELS says,
-            and without it, or if it too says "auto", operators wherever they can.
+            and without it, or if it too says "auto", operators wherever they can, except on the devices
+            of `OPT_IN`.
         obstacle: why the operators cannot do what the call asks for; None: they can.
         device: where the features are.
 
@@ -106,7 +109,12 @@ def use_native(kernels: str, obstacle: str | None, device: torch.device) -> bool
     if missing:
         _warn_once(missing)
     # A file for another runtime has no use for operators that only torch has.
-    return not (missing or obstacle or torch.onnx.is_in_onnx_export())
+    if missing or obstacle or torch.onnx.is_in_onnx_export():
+        return False
+    if device.type in OPT_IN:
+        _say_opt_in()
+        return False
+    return True
 
 
 @functools.cache
@@ -124,18 +132,30 @@ def _too_old(device: torch.device) -> str | None:
 def on_cpu(constants: Tensor) -> Tensor:
     """Weights where the operators take them, from wherever a module's buffers are.
 
-    A copy from a device is kept until the weights change: making one waits for all that the device has to do.
+    Copies from a device each time, which waits for what the device has to do: the version counter, all that
+    can be looked at without waiting, misses edits through `.data`. While a CUDA graph is captured no copy can
+    be made, and the last one serves: a graph has its weights as constants in any case.
+
+    Raises:
+        RuntimeError: a graph is captured, and the weights were not used before.
     """
-    if constants.device.type == "cpu" or is_tracing() or constants.is_inference():
+    if constants.device.type == "cpu" or is_tracing():
         return constants.cpu()
-    version, copy = _COPIES.get(constants, (-1, constants))
-    if version != constants._version:
-        copy = constants.detach().cpu()
-        _COPIES[constants] = constants._version, copy
-    return copy
+    if _is_capturing():
+        if constants not in _COPIES:
+            raise RuntimeError(
+                "weights: expected on the CPU, or used in a call before, while a CUDA graph is captured"
+            )
+        return _COPIES[constants]
+    _COPIES[constants] = constants.detach().cpu()
+    return _COPIES[constants]
 
 
 _COPIES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def _is_capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 @functools.cache
@@ -143,6 +163,16 @@ def _warn_once(missing: str) -> None:
     warnings.warn(
         f"pe_runtime computes without its native kernels, slower and with more memory: {missing}",
         RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+@functools.cache
+def _say_opt_in() -> None:
+    warnings.warn(
+        "pe_runtime computes by its definitions on this GPU, slower and with more memory than by its CUDA "
+        f"kernels, which no GPU has run yet; kernels='native' (or {VARIABLE}=native) chooses these",
+        UserWarning,
         stacklevel=2,
     )
 

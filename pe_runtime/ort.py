@@ -6,6 +6,7 @@ by the standard operators that it carries for that case: slower, and with more m
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import warnings
@@ -24,6 +25,7 @@ OLDEST = (1, 27)
 
 _LIBRARY = Path(__file__).parent / "libpe_runtime_ort.so"
 _PROVIDER = "ExecutionProvider"
+_OPT_IN = ("CUDAExecutionProvider",)
 
 
 def ort_library_path() -> Path:
@@ -57,7 +59,8 @@ def open_session(
         threads: threads that one run computes with; 0 is one per core.
         provider: where it runs: "cpu", "cuda" or another of the execution providers of this ONNX Runtime.
         fused: "auto": with the library of the operators if the file uses them and the library is there; a
-            library that cannot be loaded is a RuntimeWarning. True: it must be there. False: always without.
+            library that cannot be loaded is a RuntimeWarning. With the CUDA provider, whose kernels no GPU
+            has run yet, "auto" is without, and says so once. True: it must be there. False: always without.
         name: what errors call the model; None: the file, or "model".
 
     Returns:
@@ -91,7 +94,10 @@ def open_session(
     # It would take bytes that begin in a certain way for its own format, whose weights may be in other files.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     if fused is True or (fused == "auto" and _LIBRARY.exists() and _uses_operators(model, name)):
-        _register(options, required=fused is True)
+        if fused is True or provider_name not in _OPT_IN:
+            _register(options, required=fused is True)
+        else:
+            _say_opt_in()
     # TF32 rounds to 10 bits, which would tie the score to the device.
     settings = {"use_tf32": "0"} if provider_name == "CUDAExecutionProvider" else {}
     try:
@@ -155,6 +161,16 @@ def _register(options: Any, *, required: bool) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+@functools.cache
+def _say_opt_in() -> None:
+    warnings.warn(
+        "pe_runtime computes by standard operators on this GPU, slower than by its CUDA kernels, which no "
+        "GPU has run yet; fused=True chooses these (as kernels='native' does in torch)",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _one_line(error: Exception) -> str:

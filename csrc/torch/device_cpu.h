@@ -34,6 +34,8 @@ class Device {
 struct Kernels {
     static constexpr bool kRowSums = true;
 
+    static void check_grid(const ContextualProblem&) {}
+
     static constexpr auto contextual_forward = &pe::contextual_forward;
     static constexpr auto contextual_backward = &pe::contextual_backward;
     static constexpr auto channel_distance_forward = &pe::channel_distance_forward;

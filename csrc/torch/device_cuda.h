@@ -37,6 +37,18 @@ class Device {
 struct Kernels {
     static constexpr bool kRowSums = false;
 
+    // Refuses what no grid of blocks can hold: along y and z it has at most 65,535. Along one of them are the
+    // samples, along the other, where the mean of the targets is taken, segments of 1,024 targets.
+    static void check_grid(const ContextualProblem& problem) {
+        constexpr int64_t kMostBlocks = 65535, kMostTargets = kMostBlocks * 1024;
+        check(problem.batch <= kMostBlocks, "source and target: expected at most ", kMostBlocks,
+              " samples in a batch on CUDA, got ", problem.batch);
+        const int64_t targets = problem.target_height * problem.target_width;
+        const bool centred = problem.distance == Distance::kCosine && problem.center != Center::kNone;
+        check(!centred || targets <= kMostTargets, "target: expected at most ", kMostTargets,
+              " positions on CUDA, unless center is 'none', got ", targets);
+    }
+
     static constexpr auto contextual_forward = &contextual_forward_cuda;
     static constexpr auto contextual_backward = &contextual_backward_cuda;
     static constexpr auto channel_distance_forward = &channel_distance_forward_cuda;

@@ -34,6 +34,7 @@ struct ContextualCall {
         problem.eps_log = eps_log;
         problem.spatial_weight = spatial_weight;
         check_numbers(problem);
+        Kernels::check_grid(problem);
     }
 
     Device device;

@@ -35,7 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if path is not None:
         from pe_runtime import ops
 
-        ops._LIBRARY, ops.ROW_SUMS = path.resolve(), ()
+        ops._LIBRARY, ops.ROW_SUMS, ops.OPT_IN = path.resolve(), (), ("cpu",)
+    if path is not None or os.environ.get("PE_RUNTIME_TEST_DEVICE") == "cuda":
+        # Tests of the kernels for CUDA ask for them: by "auto" they would test the definitions.
+        config.addinivalue_line("filterwarnings", "error:pe_runtime computes by its definitions")
     build = config.getoption("--native")
     if build is not None:
         use_native_build(build.resolve())

@@ -86,6 +86,10 @@ def test_importing_the_package_loads_neither_torch_nor_the_library():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+BY_DEFAULT = "on CUDA 'auto' takes the definitions, see test_ops_opt_in.py"
+
+
+@pytest.mark.cpu_kernels(BY_DEFAULT)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_auto_calls_the_operators(called, pair, function):
     function(*pair)
@@ -222,10 +226,15 @@ def test_modules(called, backbone, build):
     got = native.score_and_map(*images)
     assert len(called) == 2
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    build(backbone, **options)(*images)
-    assert len(called) == 4
     with pytest.raises(ValueError, match="kernels: expected one of"):
         build(backbone, kernels="fast", **options)
+
+
+@pytest.mark.cpu_kernels(BY_DEFAULT)
+@pytest.mark.parametrize("build", [pe.FeatureDistance, pe.ContextualLoss])
+def test_modules_call_the_operators_by_default(called, backbone, build):
+    build(backbone)(features(2, 3, 40, 44), features(2, 3, 40, 44, seed=1))
+    assert len(called) == 2
 
 
 def test_exported_graphs_have_standard_operators_only(backbone, tmp_path, monkeypatch):

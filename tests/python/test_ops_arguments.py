@@ -100,3 +100,28 @@ def test_statistics_of_other_features_do_no_harm():
         saved = (log_similarity, wrong, *rows)
         gradients = op.contextual_backward(ONES[:2], None, X, X, None, None, *saved, *SETTINGS, True, True)
         assert all(gradient.isnan().all() for gradient in gradients)
+
+
+@pytest.mark.skipif(ROW_SUMS, reason="limits of the kernels for CUDA")
+@pytest.mark.parametrize(
+    ("shape", "settings", "message"),
+    [
+        (
+            (65_536, 1, 1, 1),
+            {},
+            "source and target: expected at most 65535 samples in a batch on CUDA, got 65536",
+        ),
+        ((65_536, 1, 1, 1), {"distance": "l2"}, "source and target: expected at most 65535 samples"),
+        (
+            (1, 1, 8192, 8192),
+            {},
+            "target: expected at most 67107840 positions on CUDA, unless center is 'none', got 67108864",
+        ),
+        ((1, 1, 8192, 8192), {"center": "batch"}, "target: expected at most 67107840 positions"),
+    ],
+)
+def test_sizes_that_no_grid_of_blocks_holds(shape, settings, message):
+    features = torch.zeros(1, 1, 1, 1, device=DEVICE).expand(shape)
+    source = features if shape[0] > 1 else features[:, :, :1, :1]
+    with pytest.raises(RuntimeError, match=message):
+        op.contextual(source, features, **settings)

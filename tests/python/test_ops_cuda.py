@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_compilers_see_the_operators_on_features_that_are_not_there():
     with FakeTensorMode():
         source = torch.empty(2, 8, 6, 5, device="cuda").requires_grad_()
         loss, similarity = contextual_and_map(
-            source, torch.empty(2, 8, 4, 3, device="cuda"), contextual_settings()
+            source, torch.empty(2, 8, 4, 3, device="cuda"), contextual_settings(), kernels="native"
         )
         statistics = torch.ops.pe_runtime.contextual(source, source)
     assert (loss.device.type, loss.shape, similarity.shape) == ("cuda", (2,), (2, 1, 4, 3))
@@ -133,7 +134,9 @@ def test_older_gpus_have_no_kernels(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     ops._too_old.cache_clear()
     device = torch.device("cuda", 0)
-    assert not ops.use_native("auto", None, device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not ops.use_native("auto", None, device)
     with pytest.raises(RuntimeError, match=r"compute capability 8\.0 or newer, and cuda:0 has 7\.5"):
         ops.use_native("native", None, device)
     ops._too_old.cache_clear()
@@ -153,9 +156,12 @@ def test_gpu_agrees_with_the_cpu():
 
 @on_gpu
 @pytest.mark.parametrize("function", [contextual_loss, feature_distance, lpips_distance])
-def test_auto_takes_the_operators(function):
+def test_auto_takes_the_definitions_and_says_so(function):
     pair = features(1, 4, 5, 5), features(1, 4, 5, 5, seed=1)
-    assert torch.equal(function(*pair), function(*pair, kernels="native"))
+    ops._say_opt_in.cache_clear()
+    with pytest.warns(UserWarning, match="by its definitions on this GPU"):
+        got = function(*pair)
+    assert torch.equal(got, function(*pair, kernels="reference"))
     assert ops.available("cuda")
 
 
@@ -179,18 +185,32 @@ def test_mixed_devices_are_named():
 
 
 @on_gpu
-def test_weights_on_the_gpu_are_copied_once():
+def test_weights_on_the_gpu_are_read_each_time():
     x, y = features(1, 8, 4, 4), features(1, 8, 4, 4, seed=1)
     linear = torch.linspace(0.5, 1.5, 8).cuda()
     expected = lpips_distance(x, y, linear=linear.cpu(), kernels="native")
     assert torch.equal(lpips_distance(x, y, linear=linear, kernels="native"), expected)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        assert ops.on_cpu(linear).device.type == "cpu"
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     linear.mul_(2)
     torch.testing.assert_close(lpips_distance(x, y, linear=linear, kernels="native"), 2 * expected)
+    linear.data.mul_(2)
+    torch.testing.assert_close(lpips_distance(x, y, linear=linear, kernels="native"), 4 * expected)
+
+
+@on_gpu
+def test_weights_on_the_gpu_in_a_cuda_graph():
+    pair = features(1, 8, 4, 4), features(1, 8, 4, 4, seed=1)
+    linear = torch.linspace(0.5, 1.5, 8).cuda()
+    expected = lpips_distance(*pair, linear=linear, kernels="native")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = lpips_distance(*pair, linear=linear, kernels="native")
+    graph.replay()
+    torch.testing.assert_close(captured, expected)
+    with (
+        pytest.raises(RuntimeError, match="weights: expected on the CPU"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        lpips_distance(*pair, linear=linear.clone(), kernels="native")
 
 
 @on_gpu

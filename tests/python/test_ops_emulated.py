@@ -20,7 +20,7 @@ def library():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["contextual", "channel_distance"])
+@pytest.mark.parametrize("name", ["contextual", "channel_distance", "arguments", "opt_in"])
 def test_emulated_kernels_pass_the_tests_of_the_operator(library, name):
     pytest_quietly = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,21 @@ def test_function_of_the_file_serves_where_there_is_no_library():
     np.testing.assert_allclose(function_map, map_, rtol=1e-5)
     for fused in ("auto", True):
         np.testing.assert_array_equal(run(pe.open_session(model, fused=fused), *PAIR)[0], expected)
+
+
+def test_kernels_that_no_hardware_has_run_are_opt_in(monkeypatch):
+    """As with the CUDA provider, for which the CPU's stands in."""
+    assert ort._OPT_IN == ("CUDAExecutionProvider",)
+    monkeypatch.setattr(ort, "_OPT_IN", ("CPUExecutionProvider",))
+    ort._say_opt_in.cache_clear()
+    model = with_function(100.0).SerializeToString()
+    with pytest.warns(UserWarning, match="by standard operators on this GPU, .*; fused=True chooses"):
+        assert run(pe.open_session(model), *PAIR)[0][0] > 100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(pe.open_session(model), *PAIR)[0][0] > 100
+        assert run(pe.open_session(model, fused=True), *PAIR)[0][0] < 100
+    ort._say_opt_in.cache_clear()
 
 
 def test_session_of_a_path(tmp_path):
