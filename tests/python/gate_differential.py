@@ -27,7 +27,7 @@ import numpy as np
 import PIL.Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gate_corpus import PHOTO, SIZE, coloured, jpegs, others, pngs, saved
+from gate_corpus import PHOTO, SIZE, coloured, damaged, jpegs, oriented, others, pngs, saved
 from gate_helpers import chunk, exif, write_metric
 from gate_profiles import profiles
 
@@ -123,10 +123,8 @@ def _differences(python: dict, native: dict) -> Iterator[Difference]:
 
 def _bases() -> Iterator[tuple[str, bytes]]:
     """Whole files of all kinds."""
-    yield from pngs()
-    yield from jpegs()
-    yield from others()
-    yield from coloured()
+    for kind in (pngs, jpegs, others, coloured, oriented, damaged):
+        yield from kind()
     image = PIL.Image.fromarray(PHOTO)
     for name, data in profiles():
         yield f"{name}.png", saved(image, "PNG", icc_profile=data)
