@@ -134,7 +134,9 @@ def lpips_difference(first: Tensor, second: Tensor, linear: Tensor | None) -> Te
 def _unit_length(features: Tensor) -> Tensor:
     # vector_norm has the subgradient 0 at 0, where sqrt(sum of squares) would give NaN. The lpips package
     # adds the eps; exporters fold "+ 1e-10" away as if it were 0, which would be 0 / 0 at silent positions.
-    return features / torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(_EPS_UNIT)
+    norm = torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_min(_EPS_UNIT)
+    # Divided by a norm that overflows, any two features would be equal, 0.
+    return features / norm.masked_fill(norm == float("inf"), float("nan"))
 
 
 def _contextual_form(similarity: Tensor, settings: ContextualSettings) -> Tensor:

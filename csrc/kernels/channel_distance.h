@@ -4,7 +4,8 @@
 //   kUnit (LPIPS; Zhang et al., CVPR 2018, Eq. 1):  map_p = sum_c l_c (f_cp / |f_p| - g_cp / |g_p|)^2
 //
 // over the selected channels, |f_p| >= 1e-10. One pass over both maps; nothing of their size is stored.
-// NaN and infinities go through to the result, as arithmetic has it.
+// NaN and infinities go through to the result, as arithmetic has it. Where |f|^2 or |g|^2 overflows, kUnit has
+// no length to divide by and gives NaN.
 #pragma once
 
 #include "common.h"

@@ -60,11 +60,12 @@ struct Inverses {
 
     // Of f^2, of g^2 and of (g - f) (g + f).
     PE_INLINE static Inverses of(T first, T second, T difference) {
-        // Where a sum has overflowed or a norm is clamped, only subtracting the inverses is right.
+        // Where a sum may overflow or a norm is clamped, only subtracting the inverses is right.
         constexpr T kLargest = T(sizeof(T) == 4 ? 3e38 : 1e308);
         const T f = square_root(first), g = square_root(second);
-        const T f_inverse = 1 / (f < kEpsNorm<T> ? kEpsNorm<T> : f);
-        const T g_inverse = 1 / (g < kEpsNorm<T> ? kEpsNorm<T> : g);
+        // NaN where a sum has overflowed: of an inverse of 0, all features would be alike.
+        const T f_inverse = 1 / (f < kEpsNorm<T> ? kEpsNorm<T> : f) + (first - first);
+        const T g_inverse = 1 / (g < kEpsNorm<T> ? kEpsNorm<T> : g) + (second - second);
         const T exact = difference / (f + g) * f_inverse * g_inverse;
         const bool usable = (f >= kEpsNorm<T>)&(g >= kEpsNorm<T>)&(first < kLargest) & (second < kLargest);
         return {f_inverse, g_inverse, usable ? exact : f_inverse - g_inverse};

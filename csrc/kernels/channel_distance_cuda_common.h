@@ -93,11 +93,12 @@ struct Inverses {
 
     // Of f^2, of g^2 and of (g - f) (g + f).
     __device__ __forceinline__ static Inverses of(T first, T second, T difference) {
-        // Where a sum has overflowed or a norm is clamped, only subtracting the inverses is right.
+        // Where a sum may overflow or a norm is clamped, only subtracting the inverses is right.
         constexpr T kLargest = T(sizeof(T) == 4 ? 3e38 : 1e308);
         constexpr T kLeast = kEpsNorm<T> * kEpsNorm<T>;
-        const T a = first < kLeast ? 1 / kEpsNorm<T> : inverse_root(first);
-        const T b = second < kLeast ? 1 / kEpsNorm<T> : inverse_root(second);
+        // NaN where a sum has overflowed: of an inverse of 0, all features would be alike.
+        const T a = (first < kLeast ? 1 / kEpsNorm<T> : inverse_root(first)) + (first - first);
+        const T b = (second < kLeast ? 1 / kEpsNorm<T> : inverse_root(second)) + (second - second);
         const bool usable = first >= kLeast && second >= kLeast && first < kLargest && second < kLargest;
         // difference / (|f| + |g|) / |f| / |g|, in an order without overflow.
         const T exact = difference * a * b * (a * (b / (a + b)));

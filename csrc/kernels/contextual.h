@@ -10,7 +10,8 @@
 //
 // Exact, in O((Nx + Ny) C) memory: the Nx x Ny matrix exists a few rows at a time. Distances are accurate
 // relative to themselves, not only to 1, wherever the loss depends on that. A sample with a NaN or an
-// infinity has a loss, a map and gradients of NaN. Ties go to the lowest index.
+// infinity has a loss, a map and gradients of NaN, and so has one with a row all of whose L2 distances
+// overflow. Ties go to the lowest index.
 #pragma once
 
 #include "common.h"
@@ -52,9 +53,9 @@ struct ContextualStatistics {
     int32_t* row_min_arg;         // (B, Nx): the column that attains it
     void* row_log_sum;            // (B, Nx): log Z_i
     // (B, Nx, channels + 1), or null. For each row the sums that the source's gradient consists of, over all
-    // columns but the nearest: exp(-k_i (d_ij - m_i)) times the normalised target feature, and times
-    // k_i (d_ij - m_i). Backward takes them again where they are missing: forward is cheaper without them,
-    // forward and backward together are cheaper with them.
+    // columns but the nearest, q: exp(-k_i (d_ij - m_i)) times Y_j - Y_q, the normalised target features (L2:
+    // the features), and times k_i (d_ij - m_i). Backward takes them again where they are missing: forward is
+    // cheaper without them, forward and backward together are cheaper with them.
     void* row_sums;
 };
 

@@ -14,7 +14,7 @@ struct Winners {
     int32_t* column;    // [ny]: columns by the row that wins them, ascending within a row
     double* dense;      // [count]: factor of exp(-k (d - m)) in the gradient at -d
     double* nearest;    // [count]: gradient at -d of the nearest column
-    double* rank_one;   // [count]: h k^2 D, the sum of a row of gradients at -d
+    int32_t* close;     // [count]: whether its sums cancel, so that only differences of features count
 
     Winners(Arena& arena, int64_t nx, int64_t ny) : count(0) {
         const int64_t most = smaller(nx, ny);
@@ -23,7 +23,7 @@ struct Winners {
         column = arena.take<int32_t>(ny);
         dense = arena.take<double>(most);
         nearest = arena.take<double>(most);
-        rank_one = arena.take<double>(most);
+        close = arena.take<int32_t>(most);
     }
 
     void find(const int32_t* arg, int64_t nx, int64_t ny) {
@@ -53,11 +53,26 @@ struct Inputs {
     const T* similarity_gradient;  // may be null
 };
 
+// Of one position at a time, with what rounding to T left.
+struct Position {
+    double* unit;      // [channels]: its normalised features
+    double* other;     // [channels]: those of another position
+    double* nearest;   // [channels]: those of the nearest target
+    double* gradient;  // [channels]: at its normalised features
+
+    Position(Arena& arena, int64_t channels)
+        : unit(arena.take<double>(channels)),
+          other(arena.take<double>(channels)),
+          nearest(arena.take<double>(channels)),
+          gradient(arena.take<double>(channels)) {}
+};
+
 template <typename T>
 struct Workspace {
     Sample<T> sample;
     Winners winners;
     double* upstream;                      // [ny]: g_j
+    double of_similarity;                  // the loss's gradient at the similarities exp(v_j)
     double* partial_totals;                // [max(slabs, column blocks)][channels]
     double* centre;                        // [channels]: gradient of the mean target feature
     T* column_gradient;                    // [panels kColumns][stride]; null where the target needs none
@@ -68,10 +83,12 @@ struct Workspace {
     RowSums<T>* sums;     // [tasks]
     Rows<T>* block_rows;  // [tasks]
     T** scaled;           // [tasks]: in strips as target_rows
+    T** close_row;        // [tasks][2 stride]: a source feature rounded to T, and what that left
+    Position* position;   // [tasks]
 
     Workspace(const ContextualProblem& problem, Arena& arena, int threads, bool row_sums, bool target,
               bool place)
-        : sample(problem, arena, true), winners(arena, sample.nx, sample.ny) {
+        : sample(problem, arena, true, true), winners(arena, sample.nx, sample.ny) {
         const int64_t columns = sample.panels * Sample<T>::kColumns;
         capacity = slab_rows<T>(columns);
         block_panels = smaller(sample.panels, 1 + 512 / Sample<T>::kColumns);
@@ -87,9 +104,12 @@ struct Workspace {
         sums = arena.take<RowSums<T>>(tasks);
         block_rows = arena.take<Rows<T>>(tasks);
         scaled = arena.take<T*>(tasks);
+        close_row = arena.take<T*>(tasks);
+        position = arena.take<Position>(tasks);
         for (int task = 0; task < tasks; ++task) {
             const RowSums<T> own_sums(arena, sample, capacity);
-            if (place) sums[task] = own_sums;
+            const Position own_position(arena, sample.channels);
+            if (place) sums[task] = own_sums, position[task] = own_position;
             if (!row_sums) {
                 const Rows<T> own(arena, sample, capacity, sample.panels);
                 if (place) rows[task] = own;
@@ -97,21 +117,28 @@ struct Workspace {
             if (!target) continue;
             const Rows<T> own_block(arena, sample, block_capacity, block_panels);
             T* own_scaled = arena.take<T>(block_capacity * sample.stride);
-            if (place) block_rows[task] = own_block, scaled[task] = own_scaled;
+            T* own_close = arena.take<T>(2 * sample.stride);
+            if (place) block_rows[task] = own_block, scaled[task] = own_scaled, close_row[task] = own_close;
         }
     }
 };
 
-// The gradient of normalised features, `at_unit`, taken through normalisation, weights and selection, and
-// added to `totals` before the weights.
-//   unit: the normalised features; inverse: of the length, negative where it was short
+// g_j, the gradient at v_j.
+template <typename T>
+PE_INLINE double gradient_at(const Workspace<T>& work, const Inputs<T>& in, int64_t j, double v) {
+    const double from_map = in.similarity_gradient == nullptr ? 0 : double(in.similarity_gradient[j]);
+    return work.of_similarity * __builtin_exp(v) + from_map;
+}
+
+// The gradient of a position taken through normalisation, weights and selection, and added to `totals` before
+// the weights.
+//   inverse: of the length, negative where it was short
 template <typename T, typename S>
 void write_gradient(const Sample<T>& sample, const ContextualProblem& problem, const Gradient& gradient,
-                    int64_t index, int64_t position, const T* unit, const T* at_unit, double inverse,
-                    double* totals) {
+                    int64_t index, int64_t position, const Position& own, double inverse, double* totals) {
     double along = 0;
     if (inverse > 0 && !sample.differences) {
-        for (int64_t c = 0; c < sample.channels; ++c) along += double(unit[c]) * double(at_unit[c]);
+        for (int64_t c = 0; c < sample.channels; ++c) along += own.unit[c] * own.gradient[c];
     }
     S* out = gradient.data == nullptr
                  ? nullptr
@@ -119,7 +146,7 @@ void write_gradient(const Sample<T>& sample, const ContextualProblem& problem, c
                        position * gradient.layout.position_stride;
     const Channels& channels = problem.channels;
     for (int64_t c = 0; c < sample.channels; ++c) {
-        const double value = (double(at_unit[c]) - along * double(unit[c])) * __builtin_fabs(inverse);
+        const double value = (own.gradient[c] - along * own.unit[c]) * __builtin_fabs(inverse);
         totals[c] += value;
         if (out == nullptr) continue;
         const double weight = channels.weights == nullptr ? 1.0 : channels.weights[c];

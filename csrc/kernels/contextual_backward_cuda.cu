@@ -63,7 +63,7 @@ size_t backward(Launcher& launcher, const Call& call, void* workspace) {
         static_cast<const T*>(call.similarity_gradient)};
     const DeviceChannels channels = stage_channels(launcher, problem.channels, sample.channel_memory);
     prepare<S>(launcher, sample, problem, call.source, call.target, channels);
-    find_winners(launcher, winners, in, problem, SourceTiles::kRefines, sample.not_finite);
+    find_winners(launcher, sample, winners, in, problem, SourceTiles::kRefines);
 
     const Stream<SourceTiles, true, false> rows(sample, sample.source, sample.target, winners.invalid,
                                                 winners.index, winners.counts, winners.capacity);
@@ -72,7 +72,7 @@ size_t backward(Launcher& launcher, const Call& call, void* workspace) {
                                    int32_t(capacity), int32_t(ny),       k};
     launch_stream<SourceSums>(launcher, by_rows, rows, capacity, batch, weights);
     launcher.launch(source_gradients<S, T>, dim3(warp_blocks(capacity), unsigned(batch)), kGradientThreads, 0,
-                    sample, winners, of_source, call.source_gradient, channels);
+                    sample, winners, in, of_source, call.source_gradient, channels);
     if (target_wanted) {
         const Stream<TargetTiles, false, true> all(sample, sample.target, sample.source, winners.invalid,
                                                    winners.index, winners.counts, winners.capacity);
@@ -81,7 +81,7 @@ size_t backward(Launcher& launcher, const Call& call, void* workspace) {
                                               int32_t(capacity), int32_t(ny),       k};
         launch_stream<PlainSums<T>>(launcher, by_columns, all, ny, batch, target_weights);
         launcher.launch(target_gradients<S, T>, dim3(warp_blocks(ny), unsigned(batch)), kGradientThreads, 0,
-                        sample, winners, of_target, call.target_gradient, channels);
+                        sample, winners, in, of_target, call.target_gradient, channels);
         if (sample.centred) {
             launcher.launch(sum_gradients<T>, dim3(unsigned(ceil_div(k, 32)), kMeanParts, unsigned(batch)),
                             32 * kMeanRows, 32 * kMeanRows * sizeof(double), sample, winners, of_source,

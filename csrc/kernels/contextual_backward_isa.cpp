@@ -7,7 +7,11 @@
 //     D_i = - sum_{J_i} g_j (d_ij - m_i) + G_i sum_j p_ij (d_ij - m_i)
 //
 // Rows that win no column have none at all. The nearest column is kept out of the dense sums: for a
-// near-identical pair p_iq is almost 1, and k G (1 - p_iq) must not come from subtracting.
+// near-identical pair p_iq is almost 1, and k G (1 - p_iq) must not come from subtracting. And k may be as
+// large as 1 / (h eps), so features are multiplied as differences: a row of these gradients at -d adds up to
+// h k_i^2 D_i, and with A_ij for them sum_j A_ij Y_j is
+//
+//     sum_{j != q} A_ij (Y_j - Y_q) + h k_i^2 D_i Y_q.
 #include "contextual_backward_source.h"
 #include "contextual_backward_target.h"
 
@@ -43,17 +47,14 @@ bool valid(const Sample<T>& sample, const Inputs<T>& in) {
 
 // g_j: what comes from the loss and what comes from the map.
 template <typename T>
-void find_upstream(const Workspace<T>& work, const ContextualProblem& problem, const Inputs<T>& in) {
+void find_upstream(Workspace<T>& work, const ContextualProblem& problem, const Inputs<T>& in) {
     const int64_t ny = work.sample.ny;
     double excess = 0;
     for (int64_t j = 0; j < ny; ++j) excess += __builtin_expm1(double(in.similarity[j]));
     const double cx = 1 + excess / double(ny) + problem.eps_log;
-    double factor = in.loss_gradient == nullptr ? 0 : -double(*in.loss_gradient) / double(ny);
-    if (problem.form == Form::kLog) factor /= cx;
-    for (int64_t j = 0; j < ny; ++j) {
-        const double from_map = in.similarity_gradient == nullptr ? 0 : double(in.similarity_gradient[j]);
-        work.upstream[j] = factor * __builtin_exp(double(in.similarity[j])) + from_map;
-    }
+    work.of_similarity = in.loss_gradient == nullptr ? 0 : -double(*in.loss_gradient) / double(ny);
+    if (problem.form == Form::kLog) work.of_similarity /= cx;
+    for (int64_t j = 0; j < ny; ++j) work.upstream[j] = gradient_at(work, in, j, double(in.similarity[j]));
 }
 
 template <typename T>
@@ -78,7 +79,7 @@ size_t backward(const ContextualProblem& problem, const Features& source, const 
 
     Sample<T>& sample = work.sample;
     const Refinement<T> refinement(problem, sample);
-    const bool centred = sample.centred && !sample.differences && target_wanted;
+    const bool centred = sample.centred && target_wanted;
     const bool over_batch = problem.center == Center::kBatch;
     for (int64_t c = 0; c < sample.channels; ++c) work.centre[c] = 0;
     for (int64_t b = 0; b < problem.batch; ++b) {

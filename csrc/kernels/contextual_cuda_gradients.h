@@ -1,7 +1,7 @@
 // The contextual loss on CUDA: the passes of backward, and from their sums to gradients of the features.
 #pragma once
 
-#include "contextual_cuda_winners.h"
+#include "contextual_cuda_close.h"
 
 namespace pe::cuda {
 
@@ -44,7 +44,10 @@ struct SourceWeights {
         const int64_t column = int64_t(sample) * columns + position;
         if (similarity_arg[column] == state.row[half])
             weight += T(upstream[column] * state.inverse_bound[half]);
-        state.part[half] = fma(weight, distance - state.least[half], state.part[half]);
+        // A distance may have overflowed.
+        if (weight != 0) {
+            state.part[half] = fma(weight, distance - state.least[half], state.part[half]);
+        }
         return weight;
     }
     __device__ void flush(State& state) const {
@@ -99,6 +102,7 @@ struct TargetWeights {
     __device__ T threshold(const State&, int, int, int, T) const { return 0; }
     __device__ T visit(State& state, int half, int sample, int column, int position, T distance) const {
         const Winner<T>& row = winner[int64_t(sample) * capacity + column];
+        if (row.close != 0) return 0;
         T weight = row.at_nearest;
         if (row.nearest != state.own[half]) {
             weight = -row.sign * fast_exp2(fma(distance, row.scale, row.column_shift));
@@ -157,17 +161,6 @@ struct PairSums {
 
 constexpr int kGradientThreads = 256;
 
-// A prepared feature.
-template <typename T>
-__device__ double feature(const Side<T>& side, const Sample<T>& sample, int b, int position, int channel) {
-    const int64_t at = int64_t(b) * side.count + position;
-    if (side.values != nullptr) return double(side.values[at * sample.value_chunks.depth() + channel]);
-    const int width = sample.half_chunks.width;
-    const uint16_t* halves =
-        side.halves + (at * sample.half_chunks.count + channel / width) * kHalves * width + channel % width;
-    return double(to_float(Half{halves[0]})) + double(to_float(Half{halves[width]})) / double(kResidueScale);
-}
-
 // The gradient at normalised features, which the first split holds, through normalisation and weights into
 // the features' gradient. By a warp, for one position.
 template <typename S, typename T>
@@ -176,8 +169,7 @@ __device__ void write_gradient(const Sample<T>& sample, const Side<T>& side, con
                                double along) {
     const int lane = int(threadIdx.x) % 32;
     const double inverse = side.inverse[int64_t(b) * side.count + position];
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) along += __shfl_xor_sync(kWholeWarp, along, step);
+    along = warp_sum(along);
     if (inverse <= 0 || sample.differences) along = 0;
     S* out = static_cast<S*>(gradient.data);
     if (out != nullptr) out += b * gradient.layout.batch_stride + position * gradient.layout.position_stride;
@@ -196,7 +188,7 @@ namespace {
 // One warp for each winning row. Grid: capacity / warps of a block, samples.
 template <typename S, typename T>
 __global__ void __launch_bounds__(kGradientThreads)
-    source_gradients(Sample<T> sample, Winners<T> winners, PairSums<T> sums, Gradient gradient,
+    source_gradients(Sample<T> sample, Winners<T> winners, Inputs<T> in, PairSums<T> sums, Gradient gradient,
                      DeviceChannels channels) {
     const int w = int(blockIdx.x) * (kGradientThreads / 32) + int(threadIdx.x) / 32, b = int(blockIdx.y);
     const int lane = int(threadIdx.x) % 32;
@@ -204,15 +196,33 @@ __global__ void __launch_bounds__(kGradientThreads)
     Winner<T>& winner = winners.winner[int64_t(b) * winners.capacity + w];
     const double m = double(winner.least), k = 1 / (sample.bandwidth * (m + sample.eps));
     // D = - sum_j a_ij (d_ij - m_i); the nearest column's share of G (1 - p) is that of all others.
-    const double rank_one = -sample.bandwidth * k * k * winner.bound * sums.scalar(b, w);
+    const double rank_one = -sample.bandwidth * k * (k * (winner.bound * sums.scalar(b, w)));
     const double at_nearest = k * winner.nearest_share + rank_one;
-    double along = 0;
     T* const at_unit = sums.at(0, b, w);
+    // sum_j a_ij (Y_j - Y_q)
+    double square = 0, nearest_square = 0;
+    for (int c = lane; c < sample.channels; c += 32) {
+        const double nearest = feature(sample.target, sample, b, winner.nearest, c);
+        const double sum = winner.bound * sums.sum(b, w, c) + winner.nearest_share * nearest;
+        at_unit[c] = T(sum);
+        square += sum * sum;
+        nearest_square += nearest * nearest;
+    }
+    square = warp_sum(square);
+    nearest_square = warp_sum(nearest_square);
+    if (square < kCancels * kCancels * winner.bound * winner.bound * nearest_square) {
+        close_source(sample, winners, in, b, winner, at_unit);
+        if (lane == 0) winner.close = 1;
+    }
+    // What is along X is projected out, but for a short X: without it, the rest keeps its digits.
+    const bool relative =
+        sample.differences || sample.source.inverse[int64_t(b) * sample.source.count + winner.row] > 0;
+    double along = 0;
     for (int c = lane; c < sample.channels; c += 32) {
         const double unit = feature(sample.source, sample, b, winner.row, c);
-        double value = k * winner.bound * sums.sum(b, w, c) +
-                       at_nearest * feature(sample.target, sample, b, winner.nearest, c);
-        if (sample.differences) value = 2 * (value - rank_one * unit);
+        const double nearest = feature(sample.target, sample, b, winner.nearest, c);
+        double value = k * double(at_unit[c]) + rank_one * (relative ? nearest - unit : nearest);
+        if (sample.differences) value *= 2;
         at_unit[c] = T(value);
         along += unit * value;
     }
@@ -223,19 +233,22 @@ __global__ void __launch_bounds__(kGradientThreads)
 // One warp for each target position. Grid: positions / warps of a block, samples.
 template <typename S, typename T>
 __global__ void __launch_bounds__(kGradientThreads)
-    target_gradients(Sample<T> sample, Winners<T> winners, PairSums<T> sums, Gradient gradient,
+    target_gradients(Sample<T> sample, Winners<T> winners, Inputs<T> in, PairSums<T> sums, Gradient gradient,
                      DeviceChannels channels) {
     const int j = int(blockIdx.x) * (kGradientThreads / 32) + int(threadIdx.x) / 32, b = int(blockIdx.y);
     if (j >= sample.target.count || winners.invalid[b] != 0) return;
+    const int lane = int(threadIdx.x) % 32;
     const double total = sums.scalar(b, j);
-    double along = 0;
     T* const at_unit = sums.at(0, b, j);
-    for (int c = int(threadIdx.x) % 32; c < sample.channels; c += 32) {
-        const double unit = feature(sample.target, sample, b, j, c);
+    for (int c = lane; c < sample.channels; c += 32) {
         double value = sums.sum(b, j, c);
-        if (sample.differences) value = 2 * (value - total * unit);
+        if (sample.differences) value = 2 * (value - total * feature(sample.target, sample, b, j, c));
         at_unit[c] = T(value);
-        along += unit * value;
+    }
+    close_target(sample, winners, in, b, j, at_unit);
+    double along = 0;
+    for (int c = lane; c < sample.channels; c += 32) {
+        along += feature(sample.target, sample, b, j, c) * double(at_unit[c]);
     }
     write_gradient<S>(sample, sample.target, gradient, channels, b, j, at_unit, along);
 }

@@ -42,6 +42,13 @@ struct Refining {
     }
 };
 
+// -k log2(e) in T, but never 0: columns at infinity must have exponentials of 0 and not NaN.
+template <typename T>
+__device__ T exponent_scale(double k) {
+    const T scale = T(k * kLog2E);
+    return scale > 0 ? -scale : -std::numeric_limits<T>::denorm_min();
+}
+
 // What later passes need of a row.
 template <typename T>
 struct alignas(16) RowConstants {

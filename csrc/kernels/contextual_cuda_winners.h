@@ -7,6 +7,50 @@
 
 namespace pe::cuda {
 
+__device__ inline double warp_sum(double value) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(kWholeWarp, value, step);
+    return value;
+}
+
+// A prepared feature, with all digits that were kept.
+template <typename T>
+__device__ double feature(const Side<T>& side, const Sample<T>& sample, int b, int position, int channel) {
+    const int64_t at = int64_t(b) * side.count + position;
+    if (side.halves == nullptr) return double(side.values[at * sample.value_chunks.depth() + channel]);
+    const int width = sample.half_chunks.width;
+    const uint16_t* halves =
+        side.halves + (at * sample.half_chunks.count + channel / width) * kHalves * width + channel % width;
+    double value = 0;
+#pragma unroll
+    for (int n = kHalves - 1; n >= 0; --n) {
+        value = value / double(kResidueScale) + double(to_float(Half{halves[n * width]}));
+    }
+    return value;
+}
+
+// A lane's part of d_ij - m_i, whose nearest column is q.
+template <typename T>
+__device__ double excess_part(const Sample<T>& sample, int b, int i, int j, int q) {
+    const int lane = int(threadIdx.x) % 32;
+    double sum = 0;
+    for (int c = lane; c < sample.channels; c += 32) {
+        const double unit = feature(sample.source, sample, b, i, c);
+        const double nearest = feature(sample.target, sample, b, q, c);
+        const double difference = feature(sample.target, sample, b, j, c) - nearest;
+        sum += difference * (sample.differences ? difference + 2 * (nearest - unit) : -unit);
+    }
+    const Side<T>&source = sample.source, &target = sample.target;
+    if (lane > 0 || source.place_y == nullptr) return sum;
+    const int columns[2] = {j, q};
+    for (const int column : columns) {
+        const double y = double(source.place_y[i]) - double(target.place_y[column]);
+        const double x = double(source.place_x[i]) - double(target.place_x[column]);
+        sum += column == j ? y * y + x * x : -(y * y + x * x);
+    }
+    return sum;
+}
+
 // Statistics and upstream gradients.
 template <typename T>
 struct Inputs {
@@ -33,12 +77,14 @@ struct alignas(16) Winner {
     double bound;
     double nearest_share;  // of G_i (1 - p_iq) less the g_j of other columns: the nearest column's, over k
     int32_t row, nearest;
+    int32_t close;  // its sums cancel: contextual_cuda_close.h has its gradients; source_gradients finds out
 };
 
 // Of every sample.
 template <typename T>
 struct Winners {
     double* upstream;              // [batch][columns]: g_j
+    double* of_similarity;         // [batch]: the loss's gradient at the similarities exp(v_j)
     double* fixed_scale;           // [batch]: sums of g_j are taken in integers, times this
     int32_t* invalid;              // [batch]: not statistics, or of a sample that was not finite
     unsigned long long* all;       // [batch][rows]
@@ -53,6 +99,7 @@ struct Winners {
     Winners(Arena& arena, int64_t batch, int32_t rows_, int32_t columns_)
         : rows(rows_), columns(columns_), capacity(rows_ < columns_ ? rows_ : columns_) {
         upstream = arena.take<double>(batch * columns);
+        of_similarity = arena.take<double>(batch);
         fixed_scale = arena.take<double>(batch);
         invalid = arena.take<int32_t>(batch);
         all = arena.take<unsigned long long>(batch * rows);
@@ -102,11 +149,34 @@ __global__ void __launch_bounds__(kReduceThreads)
     most = block_max(most);
     if (threadIdx.x > 0) return;
     winners.invalid[b] = !valid;
+    winners.of_similarity[b] = factor;
     int exponent = 0, bits = 0;
     frexp(most, &exponent);
     while ((int64_t{1} << bits) < winners.columns) ++bits;
     const int shift = 61 - bits - exponent;
     winners.fixed_scale[b] = valid && most > 0 ? ldexp(1.0, shift < 1000 ? shift : 1000) : 0;
+}
+
+// The gradient at the v_j of columns that a row wins without being the nearest, from the features: v_j has
+// lost digits in which columns as near as the nearest one must agree with it, or they would not cancel. By a
+// warp for each column. Grid: columns / warps of a block, samples.
+template <typename T>
+__global__ void __launch_bounds__(kReduceThreads)
+    sharpen(Sample<T> sample, Winners<T> winners, Inputs<T> in) {
+    const int j = int(blockIdx.x) * (kReduceThreads / 32) + int(threadIdx.x) / 32, b = int(blockIdx.y);
+    if (j >= winners.columns || winners.invalid[b] != 0) return;
+    const int64_t column = int64_t(b) * winners.columns + j;
+    const int i = in.similarity_arg[column];
+    const int64_t row = int64_t(b) * winners.rows + i;
+    const int q = in.row_min_arg[row];
+    if (q == j) return;
+    double excess = warp_sum(excess_part(sample, b, i, j, q));
+    if (excess < 0) excess = 0;
+    const double k = 1 / (sample.bandwidth * (double(in.row_min[row]) + sample.eps));
+    const double from_map = in.similarity_gradient == nullptr ? 0 : double(in.similarity_gradient[column]);
+    if (threadIdx.x % 32 > 0) return;
+    winners.upstream[column] =
+        winners.of_similarity[b] * exp(-k * excess - double(in.row_log_sum[row])) + from_map;
 }
 
 // Sums over the columns that a row wins: in integers, whose sum does not depend on the order of its terms.
@@ -161,8 +231,8 @@ __global__ void __launch_bounds__(kReduceThreads)
         winner.bound = sum(winners.absolute) + fabs(all) * share;
         // G (1 - p) must not come from subtracting: for a near-identical pair p is almost 1.
         winner.nearest_share = all * share - sum(winners.others);
-        const double dense = log2(fabs(all)) - log_sum * kLog2E + k * kLog2E * m;
-        winner.scale = T(-k * kLog2E);
+        winner.scale = exponent_scale<T>(k);
+        const double dense = log2(fabs(all)) - log_sum * kLog2E - double(winner.scale) * m;
         winner.shift = winner.bound > 0 ? T(dense - log2(winner.bound)) : -kInfinity<T>;
         winner.column_shift = T(dense + log2(k));
         winner.threshold = refines ? refining.threshold(m) : T(0);
@@ -180,12 +250,14 @@ __global__ void __launch_bounds__(kReduceThreads)
 }  // namespace
 
 template <typename T>
-void find_winners(Launcher& launcher, const Winners<T>& winners, const Inputs<T>& in,
-                  const ContextualProblem& problem, bool refines, const int32_t* not_finite) {
+void find_winners(Launcher& launcher, const Sample<T>& sample, const Winners<T>& winners, const Inputs<T>& in,
+                  const ContextualProblem& problem, bool refines) {
     const unsigned batch = unsigned(problem.batch);
     const size_t rows = size_t(batch) * size_t(winners.rows);
     launcher.launch(examine<T>, dim3(batch), kReduceThreads, kReduceShared, winners, in, problem.form,
-                    problem.eps_log, not_finite);
+                    problem.eps_log, sample.not_finite);
+    launcher.launch(sharpen<T>, dim3(unsigned(ceil_div(winners.columns, kReduceThreads / 32)), batch),
+                    kReduceThreads, 0, sample, winners, in);
     launcher.zero(winners.all, rows * sizeof(unsigned long long));
     launcher.zero(winners.others, rows * sizeof(unsigned long long));
     launcher.zero(winners.absolute, rows * sizeof(unsigned long long));

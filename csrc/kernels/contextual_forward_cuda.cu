@@ -25,7 +25,7 @@ struct Partials {
     T* value;  // [splits][batch][positions]
     int32_t* arg;
     double* sum;
-    const int32_t* not_finite;  // [batch]: samples that no pass was taken over
+    int32_t* not_finite;  // [batch]: samples that no pass is taken over
     int32_t splits;
 };
 
@@ -49,10 +49,11 @@ __global__ void __launch_bounds__(kThreads)
     }
     out.row_min[place] = least;
     out.row_min_arg[place] = arg;
-    const double k = kLog2E / (refining.bandwidth * (double(least) + refining.eps));
+    // Where all distances of a row overflow, the definition has 0 / 0.
+    if (least - least != 0) atomicOr(&partials.not_finite[b], 1);
     RowConstants<T> row{};
-    row.scale = T(-k);
-    row.shift = T(k * double(least));
+    row.scale = exponent_scale<T>(1 / (refining.bandwidth * (double(least) + refining.eps)));
+    row.shift = T(-double(row.scale) * double(least));
     row.threshold = refines ? refining.threshold(double(least)) : T(0);
     row.nearest = arg;
     constants[place] = row;
@@ -71,11 +72,13 @@ __global__ void __launch_bounds__(kThreads)
         sum += partials.sum[(int64_t(split) * batch + b) * rows + i];
     }
     const int64_t place = int64_t(b) * rows + i;
-    const double log_sum = log1p(sum);
-    out.row_log_sum[place] = T(log_sum);
     RowConstants<T>& row = constants[place];
+    // The rounding of `shift`, which all exponentials of a row have in them.
+    const double at_least = double(row.scale) * double(out.row_min[place]);
+    const double log_sum = log1p(sum * exp2(-(at_least + double(row.shift))));
+    out.row_log_sum[place] = T(log_sum);
     row.at_nearest = T(log2_columns - log_sum * kLog2E);
-    row.shift = T(double(row.shift) + log2_columns - log_sum * kLog2E);
+    row.shift = T(log2_columns - log_sum * kLog2E - at_least);
 }
 
 // Similarities and the loss. One block for each sample.

@@ -20,6 +20,14 @@ struct Maxima {
     }
 };
 
+// To T, upwards, of what is not negative: columns at the least distance then have exponents of 0 or just above,
+// near which exp2 is most accurate.
+template <typename T>
+PE_INLINE T rounded_up(double x) {
+    const T rounded = T(x);
+    return double(rounded) < x ? rounded * (1 + (sizeof(T) == 4 ? T(0x1p-23) : T(0x1p-52))) : rounded;
+}
+
 // Constants of a row: log2 exp(-k (d - m)) = scale d + shift.
 template <typename T>
 struct RowConstants {
@@ -110,21 +118,23 @@ void forward_rows(const Sample<T>& sample, const Refinement<T>& refinement, Rows
         const T least = rows.least(r);
         const T m = rows.refine(sample, r, refinement.threshold(double(least)), least, 0, sample.panels);
         const int64_t nearest = rows.find(r, m, sample.panels);
-        const double k = kLog2E / (refinement.bandwidth * (double(m) + refinement.eps));
-        constants.scale[r] = T(-k);
-        constants.shift[r] = T(k * double(m));
+        constants.scale[r] = exponent_scale<T>(1 / (refinement.bandwidth * (double(m) + refinement.eps)));
+        constants.shift[r] = rounded_up<T>(-double(constants.scale[r]) * double(m));
         out.row_min[rows.index[r]] = m;
         out.row_min_arg[rows.index[r]] = int32_t(nearest);
         // Its exponential is 1, beside which a small sum of the others would be lost.
-        rows.at(nearest / Rows<T>::kColumns, r)[nearest % Rows<T>::kColumns] = sample.padding;
+        rows.at(nearest / Rows<T>::kColumns, r)[nearest % Rows<T>::kColumns] = Sample<T>::kPadding;
     }
     add_exponentials(rows, sample.panels, constants);
     const double log2_ny = __builtin_log2(double(sample.ny));
     for (int64_t r = 0; r < rows.count; ++r) {
         const int32_t i = rows.index[r], nearest = out.row_min_arg[i];
-        const double log_sum = __builtin_log1p(constants.sum[r]);
+        // What rounding added to `shift`, which all exponentials of a row have in them.
+        const double scale = double(constants.scale[r]), m = double(out.row_min[i]);
+        const double excess = scale * m + double(constants.shift[r]);
+        const double log_sum = __builtin_log1p(constants.sum[r] * __builtin_exp(-excess * kLn2));
         out.row_log_sum[i] = T(log_sum);
-        constants.log_shift[r] = T(double(constants.shift[r]) + log2_ny - log_sum * kLog2E);
+        constants.log_shift[r] = T(log2_ny - log_sum * kLog2E - scale * m);
         rows.at(nearest / Rows<T>::kColumns, r)[nearest % Rows<T>::kColumns] = out.row_min[i];
     }
     raise_maxima(rows, sample.panels, constants, maxima);
@@ -141,6 +151,8 @@ template <typename T>
 void finish(const Sample<T>& sample, const ContextualProblem& problem, Maxima<T>* maxima, int tasks,
             const Outputs<T>& out) {
     bool finite = *sample.not_finite == 0;
+    // Where all distances of a row overflow, the definition has 0 / 0.
+    for (int64_t i = 0; i < sample.nx; ++i) finite &= out.row_min[i] - out.row_min[i] == 0;
     const double log_ny = __builtin_log(double(sample.ny));
     double excess = 0;  // sum of exp(v_j) - 1
     for (int64_t j = 0; j < sample.ny; ++j) {
@@ -181,7 +193,7 @@ size_t forward(const ContextualProblem& problem, const Features& source, const F
     using T = Arithmetic<S>;
     Arena arena(workspace);
     const bool with_sums = statistics.row_sums != nullptr;
-    Sample<T> sample(problem, arena, with_sums);
+    Sample<T> sample(problem, arena, with_sums, false);
     const int64_t capacity = slab_rows<T>(sample.panels * Sample<T>::kColumns);
     const int64_t slabs = (sample.nx + capacity - 1) / capacity;
     const int tasks = int(smaller(pool.threads, slabs));

@@ -11,6 +11,14 @@ constexpr double kLog2E = 1.4426950408889634;
 constexpr double kLn2 = 0.6931471805599453;
 constexpr int64_t kMaxRows = 48;
 
+// -k log2(e) in T, but never 0: columns at infinity must have exponentials of 0 and not NaN.
+template <typename T>
+PE_INLINE T exponent_scale(double k) {
+    constexpr T kLeast = sizeof(T) == 4 ? T(0x1p-149) : T(0x1p-1074);
+    const T scale = T(k * kLog2E);
+    return scale > 0 ? -scale : -kLeast;
+}
+
 // Rows per slab: as many tiles as keep the distances in a quarter of a megabyte, within L2, of all columns or
 // of some.
 template <typename T>
@@ -78,7 +86,7 @@ struct Rows {
 
     // Distances to the panels [first, last), which go to the panels of the slab from 0 on, and row minima.
     void distances(const Sample<T>& sample, int64_t first, int64_t last) {
-        for (int64_t n = 0; n < padded() * V::size; ++n) row_min[n] = sample.padding;
+        for (int64_t n = 0; n < padded() * V::size; ++n) row_min[n] = Sample<T>::kPadding;
         for (int64_t panel = first; panel < last; ++panel) {
             const T* y = sample.target_panels + panel * sample.depth * kColumns;
             for (int64_t r = 0; r < padded(); r += kTileRows) {
@@ -105,13 +113,19 @@ struct Rows {
         if (threshold < 0) return least < 0 ? T(0) : least;
         const T* x = sample.source_rows + index[row] * sample.depth;
         const V limit = V::all(threshold);
-        T found = sample.padding;
+        T found = Sample<T>::kPadding;
         for (int64_t panel = first; panel < last; ++panel) {
             T* d = at(panel - first, row);
             if (!any_greater(limit, min(V::load(d), V::load(d + V::size)))) continue;
+            const T* y = sample.target_panels + panel * sample.depth * kColumns;
+            const T* bias = sample.difference_bias + panel * kColumns;
+            const T offset = sample.source_offset[index[row]];
             const T value =
-                refined_strip(x, sample.target_panels + panel * sample.depth * kColumns, sample.difference,
-                              sample.difference_bias + panel * kColumns, sample.source_offset[index[row]], d);
+                sample.panels_low == nullptr
+                    ? refined_strip<false, T>(x, y, nullptr, nullptr, sample.difference, bias, offset, d)
+                    : refined_strip<true, T>(x, y, sample.source_low + index[row] * sample.difference,
+                                             sample.panels_low + panel * sample.difference * kColumns,
+                                             sample.difference, bias, offset, d);
             found = value < found ? value : found;
         }
         return found < 0 ? T(0) : found;

@@ -65,6 +65,7 @@ PE_INLINE void parallel_for(const Pool& pool, int64_t count, const Body& body) {
 template <typename T>
 struct Sample {
     static constexpr int64_t kColumns = kPanel<T>;
+    static constexpr bool kLow = sizeof(T) == 4;
 
     int64_t nx, ny;      // positions
     int64_t channels;    // selected
@@ -74,11 +75,13 @@ struct Sample {
     int64_t stride;      // channels of a target row, for products with rows: whole vectors
     bool differences;    // L2: distances are sums of squared differences throughout
     bool centred;
-    T padding;  // distance of columns beyond ny
 
     double* mean;            // [channels]
     double* partial_means;   // [blocks][kChains][channels]
     T* source_rows;          // [nx][depth]
+    // What rounding to T left of the features, as far as it is wanted; null where it is not, or T is double.
+    T* source_low;           // [nx][difference]
+    T* panels_low;           // [panels][difference][kColumns]: of target_panels, for distances
     double* source_inverse;  // [nx]: 1 / length; negative where the length is below kMinNorm
     T* source_offset;        // [nx]: (1 - |X|^2) / 2 where it is, else 0
     T* target_panels;        // [panels][depth][kColumns]
@@ -88,9 +91,18 @@ struct Sample {
     // [strips][panels kColumns][kStrip]: channels in strips, which a product reads from end to end; the last
     // may be a vector narrower. Null: not wanted.
     T* target_rows;
-    int32_t* not_finite;     // [1]
+    T* target_low;        // what rounding left of target_rows, wherever they are
+    int32_t* not_finite;  // [1]
 
-    Sample(const ContextualProblem& problem, Arena& arena, bool rows) {
+    // Distance of columns beyond the last: their exponentials are 0 whatever the others are.
+    static constexpr T kPadding = T(__builtin_inff());
+
+    // A distance errs by the rounding of the features times the root of the distance, and k multiplies that by
+    // as much as 1 / (h eps): where that is more than this, distances near 0 need more than T of the features.
+    static constexpr double kLeastScale = 4e-6;
+
+    // target: whether target_rows are wanted; source: what rounding left of the source's features
+    Sample(const ContextualProblem& problem, Arena& arena, bool target, bool source) {
         nx = problem.source_positions();
         ny = problem.target_positions();
         channels = problem.channels.count;
@@ -101,40 +113,80 @@ struct Sample {
         panels = (ny + kColumns - 1) / kColumns;
         // L2 needs the row sums of the coefficients too: a channel of ones beside the features.
         stride = round_up(channels + (differences ? 1 : 0), Vec<T>::size);
-        centred = differences || problem.center != Center::kNone;
-        padding = differences ? T(3e38) : T(1e30);
+        // Differences of uncentred features have fewer roundings.
+        centred = !differences && problem.center != Center::kNone;
         mean = arena.take<double>(channels);
         partial_means = arena.take<double>(mean_blocks() * kChains * channels);
         source_rows = arena.take<T>(nx * depth);
+        const bool precise = kLow && !differences && problem.bandwidth * problem.eps < kLeastScale;
+        source_low = kLow && (source || precise) ? arena.take<T>(nx * difference) : nullptr;
+        panels_low = precise ? arena.take<T>(panels * difference * kColumns) : nullptr;
         source_inverse = arena.take<double>(nx);
         source_offset = arena.take<T>(nx);
         target_panels = arena.take<T>(panels * depth * kColumns);
         target_inverse = arena.take<double>(panels * kColumns);
         product_bias = arena.take<T>(panels * kColumns);
         difference_bias = arena.take<T>(panels * kColumns);
-        target_rows = rows ? arena.take<T>(panels * kColumns * stride) : nullptr;
+        target_rows = target ? arena.take<T>(panels * kColumns * stride) : nullptr;
+        target_low = kLow && target ? arena.take<T>(panels * kColumns * stride) : nullptr;
         not_finite = arena.take<int32_t>(1);
     }
 
     // Two vectors of channels.
     static constexpr int64_t kStrip = 2 * Vec<T>::size;
     PE_INLINE int64_t strip_width(int64_t first) const { return smaller(kStrip, stride - first); }
-    // Column j's part of the strip that begins at channel `first`.
-    PE_INLINE T* target_strip(int64_t j, int64_t first) const {
-        return target_rows + first * panels * kColumns + j * strip_width(first);
+    // Where column j's part of the strip that begins at channel `first` is, in target_rows and target_low.
+    PE_INLINE int64_t target_place(int64_t j, int64_t first) const {
+        return first * panels * kColumns + j * strip_width(first);
     }
-    // body(c, value) for the channels of column j.
-    template <typename Body>
-    PE_INLINE void each_target(int64_t j, const Body& body) const {
+    PE_INLINE T* target_strip(int64_t j, int64_t first) const {
+        return target_rows + target_place(j, first);
+    }
+    // out[c] = the channels of column j, with what rounding to T left.
+    PE_INLINE void read_target(int64_t j, double* out) const {
         for (int64_t first = 0; first < channels; first += kStrip) {
-            const T* strip = target_strip(j, first);
-            const int64_t count = smaller(kStrip, channels - first);
-            for (int64_t c = 0; c < count; ++c) body(first + c, strip[c]);
+            const int64_t place = target_place(j, first), count = smaller(kStrip, channels - first);
+            for (int64_t c = 0; c < count; ++c) out[first + c] = double(target_rows[place + c]);
+            if constexpr (kLow) {
+                for (int64_t c = 0; c < count; ++c) out[first + c] += double(target_low[place + c]);
+            }
+        }
+    }
+    // out[c] = the channels of row i, likewise.
+    PE_INLINE void read_source(int64_t i, double* out) const {
+        for (int64_t c = 0; c < channels; ++c) out[c] = double(source_rows[i * depth + c]);
+        if constexpr (kLow) {
+            for (int64_t c = 0; c < channels; ++c) out[c] += double(source_low[i * difference + c]);
         }
     }
 
     static constexpr int64_t kMeanBlock = 4096;
     int64_t mean_blocks() const { return (ny + kMeanBlock - 1) / kMeanBlock; }
+};
+
+// Differences of target features, a strip at a time, to one feature: accurate relative to themselves.
+template <typename T>
+struct Differences {
+    using V = Vec<T>;
+    const Sample<T>& sample;
+    int64_t vectors;
+    V value[2], low[2];
+
+    // The feature's part of the strip: rounded to T, and what that left.
+    PE_INLINE Differences(const Sample<T>& sample_, int64_t strip, const T* value_, const T* low_)
+        : sample(sample_), vectors(sample.strip_width(strip) / V::size) {
+        for (int64_t part = 0; part < 2; ++part) {
+            const int64_t at = part < vectors ? part * V::size : 0;
+            value[part] = V::load(value_ + at);
+            low[part] = Sample<T>::kLow ? V::load(low_ + at) : V::all(0);
+        }
+    }
+    // A part of the one of the target at `place`, less that of the feature.
+    PE_INLINE V of(int64_t place, int64_t part) const {
+        const V difference = V::load(sample.target_rows + place + part * V::size) - value[part];
+        if constexpr (!Sample<T>::kLow) return difference;
+        return difference + (V::load(sample.target_low + place + part * V::size) - low[part]);
+    }
 };
 
 // Selected, weighted features of one sample, as double.
@@ -278,6 +330,12 @@ void prepare_source(Sample<T>& sample, const ContextualProblem& problem, const F
                 out[n * sample.depth] = T(unit);
                 left[n] -= 0.5 * unit * unit;
             });
+            if (sample.source_low == nullptr) continue;
+            T* low = sample.source_low + first * sample.difference + c;
+            reader.each(c, first, count, [&](double value, int64_t n) {
+                const double unit = (value - sample.mean[c]) * __builtin_fabs(inverse[n]);
+                low[n * sample.difference] = T(unit - double(T(unit)));
+            });
         }
         for (int64_t n = 0; n < count; ++n) {
             const int64_t p = first + n;
@@ -287,6 +345,9 @@ void prepare_source(Sample<T>& sample, const ContextualProblem& problem, const F
             const double y = positions.y(p), x = positions.x(p);
             out[0] = T(y), out[1] = T(x);
             if (!sample.differences) out[2] = T(-0.5 * (y * y + x * x));
+            if (sample.source_low == nullptr) continue;
+            T* low = sample.source_low + p * sample.difference + sample.channels;
+            low[0] = T(y - double(out[0])), low[1] = T(x - double(out[1]));
         }
     });
 }
@@ -315,6 +376,16 @@ void prepare_target(Sample<T>& sample, const ContextualProblem& problem, const F
             });
             for (int64_t n = count; n < kColumns; ++n) out[c * kColumns + n] = 0;
         }
+        if (sample.panels_low != nullptr) {
+            T* low = sample.panels_low + panel * sample.difference * kColumns;
+            for (int64_t n = 0; n < sample.difference * kColumns; ++n) low[n] = 0;
+            for (int64_t c = 0; c < sample.channels; ++c) {
+                reader.each(c, first, count, [&](double value, int64_t n) {
+                    const double unit = (value - sample.mean[c]) * __builtin_fabs(inverse[n]);
+                    low[c * kColumns + n] = T(unit - double(T(unit)));
+                });
+            }
+        }
         for (int64_t n = 0; n < kColumns; ++n) {
             const bool inside = n < count;
             double square = 0;
@@ -322,22 +393,37 @@ void prepare_target(Sample<T>& sample, const ContextualProblem& problem, const F
                 const double y = inside ? positions.y(first + n) : 0, x = inside ? positions.x(first + n) : 0;
                 T* place = out + sample.channels * kColumns + n;
                 place[0] = T(y), place[kColumns] = T(x);
+                if (sample.panels_low != nullptr) {
+                    T* low = sample.panels_low + (panel * sample.difference + sample.channels) * kColumns + n;
+                    low[0] = T(y - double(T(y))), low[kColumns] = T(x - double(T(x)));
+                }
                 if (!sample.differences) place[2 * kColumns] = 1;
                 square = y * y + x * x;
             }
             const double product = sample.differences ? 0 : 1 + 0.5 * square;
-            sample.product_bias[first + n] = inside ? T(product) : sample.padding;
+            sample.product_bias[first + n] = inside ? T(product) : Sample<T>::kPadding;
             const double offset = inside && inverse[n] < 0 ? left[n] : 0;
-            sample.difference_bias[first + n] = inside ? T(offset) : sample.padding;
+            sample.difference_bias[first + n] = inside ? T(offset) : Sample<T>::kPadding;
         }
         if (sample.target_rows == nullptr) return;
         for (int64_t strip = 0; strip < sample.stride; strip += Sample<T>::kStrip) {
+            const int64_t width = sample.strip_width(strip);
+            T* row = sample.target_strip(first, strip);
             for (int64_t n = 0; n < kColumns; ++n) {
-                T* row = sample.target_strip(first + n, strip);
-                for (int64_t k = 0; k < sample.strip_width(strip); ++k) {
+                for (int64_t k = 0; k < width; ++k) {
                     const int64_t c = strip + k;
-                    row[k] = c < sample.channels ? out[c * kColumns + n] : T(0);
+                    row[n * width + k] = c < sample.channels ? out[c * kColumns + n] : T(0);
                 }
+            }
+            if (sample.target_low == nullptr) continue;
+            T* low = sample.target_low + sample.target_place(first, strip);
+            for (int64_t n = 0; n < kColumns * width; ++n) low[n] = 0;
+            for (int64_t k = 0; k < smaller(width, sample.channels - strip); ++k) {
+                const double mean = sample.mean[strip + k];
+                reader.each(strip + k, first, count, [&](double value, int64_t n) {
+                    const double unit = (value - mean) * __builtin_fabs(inverse[n]);
+                    low[n * width + k] = T(unit - double(T(unit)));
+                });
             }
         }
     });

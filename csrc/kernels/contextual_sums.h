@@ -6,18 +6,32 @@
 
 namespace pe::PE_ISA {
 
-// Of the rows of a slab, without the nearest column of each.
+// Of the rows of a slab, without the nearest column q of each, with e_j = exp(-k (d_j - m)).
 template <typename T>
 struct RowSums {
-    T* features;    // [capacity][stride]: sums of exp(-k (d - m)) times the target feature
-    double* moment;  // [capacity]: sums of exp(-k (d - m)) k (d - m)
-    T* negligible;  // [capacity]: exponentials that are lost in the sum of their row
+    // [capacity][stride]: sums of e_j (Y_j - Y_q). The gradient multiplies them by as much as 1 / (h eps), so
+    // features that are equal must cancel, and they do in the difference only.
+    T* features;
+    double* weight;  // [capacity]: sums of e_j
+    double* moment;  // [capacity]: sums of e_j k (d_j - m)
+    T* negligible;   // [capacity]: exponentials that are lost in the sum of their row
+    double* nearest;  // [channels]: Y_q of one row
 
     RowSums(Arena& arena, const Sample<T>& sample, int64_t capacity)
         : features(arena.take<T>(capacity * sample.stride)),
+          weight(arena.take<double>(capacity)),
           moment(arena.take<double>(capacity)),
-          negligible(arena.take<T>(capacity)) {}
+          negligible(arena.take<T>(capacity)),
+          nearest(arena.take<double>(capacity > 0 ? sample.channels : 0)) {}
 };
+
+// Whether sum_j e_j (Y_j - Y_q) is so small beside sum_j e_j |Y_q| that it must not come from subtracting two
+// sums in T, whose roundings add up over the columns.
+//   squares: of the sum of differences and of Y_q; weight: sum_j e_j
+PE_INLINE bool cancels(double sum_square, double weight, double nearest_square) {
+    constexpr double kLeast = 0.1;
+    return sum_square < kLeast * kLeast * weight * weight * nearest_square;
+}
 
 // Replaces distances by exp(-k (d - m)) of one row; the nearest column, set aside, gets 0. Returns the sum,
 // and adds that of exp(-k (d - m)) k (d - m) to *moment.
@@ -25,7 +39,8 @@ template <typename T>
 double exponentials(const Rows<T>& rows, int64_t row, int64_t panels, double k, double m, double* moment) {
     constexpr int kSize = Vec<T>::size;
     using V = Vec<T>;
-    const V factor = V::all(T(-k * kLog2E)), offset = V::all(T(k * kLog2E * m)), floor = V::all(T(-4000));
+    // The difference first: of columns at the least distance it is 0 exactly.
+    const V factor = V::all(exponent_scale<T>(k)), least = V::all(T(m)), floor = V::all(T(-4000));
     double sum = 0;
     for (int64_t first = 0; first < panels; first += 128) {
         const int64_t last = smaller(panels, first + 128);
@@ -34,7 +49,7 @@ double exponentials(const Rows<T>& rows, int64_t row, int64_t panels, double k, 
             T* d = rows.at(panel, row);
             for (int half = 0; half < 2; ++half) {
                 // Bounded, so that 0 times it is 0 and not NaN.
-                const V x = max(fma(V::load(d + half * kSize), factor, offset), floor);
+                const V x = max((V::load(d + half * kSize) - least) * factor, floor);
                 const V e = exp2(x);
                 e.store(d + half * kSize);
                 sums = sums + e;
@@ -76,6 +91,37 @@ void add_products(const Sample<T>& sample, const Rows<T>& rows, int64_t row, con
     if (count > 0) add();
 }
 
+// out = sum_j e_j (Y_j - Y_q) of one row, difference by difference.
+template <typename T>
+void add_differences(const Sample<T>& sample, const Rows<T>& rows, int64_t row, int64_t q, T* out) {
+    constexpr int64_t kColumns = Rows<T>::kColumns, kStrip = Sample<T>::kStrip;
+    // In pieces, so that rounding does not grow with the number of columns.
+    constexpr int64_t kPiece = 16;
+    constexpr int kSize = Vec<T>::size;
+    using V = Vec<T>;
+    for (int64_t strip = 0; strip < sample.stride; strip += kStrip) {
+        const int64_t own = sample.target_place(q, strip);
+        const Differences<T> to_nearest(sample, strip, sample.target_rows + own, sample.target_low + own);
+        V sums[2] = {V::all(0), V::all(0)};
+        for (int64_t first = 0; first < sample.panels; first += kPiece) {
+            V piece[2] = {V::all(0), V::all(0)};
+            for (int64_t panel = first; panel < smaller(sample.panels, first + kPiece); ++panel) {
+                const T* e = rows.at(panel, row);
+                if (!any_greater(max(V::load(e), V::load(e + kSize)), V::all(0))) continue;
+                for (int64_t n = 0; n < kColumns; ++n) {
+                    if (e[n] == 0) continue;
+                    const int64_t place = sample.target_place(panel * kColumns + n, strip);
+                    for (int64_t part = 0; part < to_nearest.vectors; ++part) {
+                        piece[part] = fma(V::all(e[n]), to_nearest.of(place, part), piece[part]);
+                    }
+                }
+            }
+            for (int part = 0; part < 2; ++part) sums[part] = sums[part] + piece[part];
+        }
+        for (int64_t part = 0; part < to_nearest.vectors; ++part) sums[part].store(out + strip + part * kSize);
+    }
+}
+
 // The sums of every row of a slab of distances, which become exponentials.
 template <typename T>
 void find_sums(const Sample<T>& sample, const Refinement<T>& refinement, Rows<T>& rows, const T* row_min,
@@ -92,14 +138,27 @@ void find_sums(const Sample<T>& sample, const Refinement<T>& refinement, Rows<T>
             continue;
         }
         const int64_t i = rows.index[r], q = row_min_arg[i];
-        rows.at(q / kColumns, r)[q % kColumns] = sample.padding;
+        rows.at(q / kColumns, r)[q % kColumns] = Sample<T>::kPadding;
         const double m = double(row_min[i]);
         const double k = 1 / (refinement.bandwidth * (m + refinement.eps));
-        const double sum = exponentials(rows, r, sample.panels, k, m, &sums.moment[r]);
+        sums.weight[r] = exponentials(rows, r, sample.panels, k, m, &sums.moment[r]);
         // As many as there are columns together stay below the rounding of the sum.
-        sums.negligible[r] = T(sum * (sizeof(T) == 4 ? 0x1p-24 : 0x1p-53) / double(sample.ny));
+        sums.negligible[r] = T(sums.weight[r] * (sizeof(T) == 4 ? 0x1p-24 : 0x1p-53) / double(sample.ny));
     }
     for (int64_t r = 0; r < rows.padded(); r += kTileRows) add_products(sample, rows, r, sums);
+    for (int64_t r = 0; r < rows.count; ++r) {
+        const int64_t q = row_min_arg[rows.index[r]];
+        T* features = sums.features + r * sample.stride;
+        sample.read_target(q, sums.nearest);
+        double sum_square = 0, nearest_square = 0;
+        for (int64_t c = 0; c < sample.channels; ++c) {
+            const double sum = double(features[c]) - sums.weight[r] * sums.nearest[c];
+            features[c] = T(sum);
+            sum_square += sum * sum;
+            nearest_square += sums.nearest[c] * sums.nearest[c];
+        }
+        if (cancels(sum_square, sums.weight[r], nearest_square)) add_differences(sample, rows, r, q, features);
+    }
 }
 
 }  // namespace pe::PE_ISA

@@ -18,24 +18,44 @@ template <bool kDifferences, typename T>
 PE_INLINE void distance_tile(const T* x, const T* y, int64_t depth, const T* bias, T* out, T* row_min) {
     constexpr int kSize = Vec<T>::size;
     using V = Vec<T>;
+    // Rounding grows with the length of a sum, and 1 / h multiplies that of a squared difference.
+    const int64_t piece = kDifferences ? 16 : depth;
     V left[kTileRows], right[kTileRows];
-#pragma GCC unroll 16
-    for (int r = 0; r < kTileRows; ++r) left[r] = V::load(bias), right[r] = V::load(bias + kSize);
-    for (int64_t c = 0; c < depth; ++c) {
-        const V y0 = V::load(y + c * 2 * kSize), y1 = V::load(y + c * 2 * kSize + kSize);
+    int64_t first = 0;
+    do {
+        const int64_t last = depth < first + piece ? depth : first + piece;
 #pragma GCC unroll 16
         for (int r = 0; r < kTileRows; ++r) {
-            const V xr = V::all(x[c * kTileRows + r]);
-            if constexpr (kDifferences) {
-                const V d0 = y0 - xr, d1 = y1 - xr;
-                left[r] = fma(d0, d0, left[r]);
-                right[r] = fma(d1, d1, right[r]);
-            } else {
-                left[r] = fnma(xr, y0, left[r]);
-                right[r] = fnma(xr, y1, right[r]);
+            left[r] = kDifferences ? V::all(0) : V::load(bias);
+            right[r] = kDifferences ? V::all(0) : V::load(bias + kSize);
+        }
+        for (int64_t c = first; c < last; ++c) {
+            const V y0 = V::load(y + c * 2 * kSize), y1 = V::load(y + c * 2 * kSize + kSize);
+#pragma GCC unroll 16
+            for (int r = 0; r < kTileRows; ++r) {
+                const V xr = V::all(x[c * kTileRows + r]);
+                if constexpr (kDifferences) {
+                    const V d0 = y0 - xr, d1 = y1 - xr;
+                    left[r] = fma(d0, d0, left[r]);
+                    right[r] = fma(d1, d1, right[r]);
+                } else {
+                    left[r] = fnma(xr, y0, left[r]);
+                    right[r] = fnma(xr, y1, right[r]);
+                }
             }
         }
-    }
+        if constexpr (!kDifferences) break;
+#pragma GCC unroll 16
+        for (int r = 0; r < kTileRows; ++r) {
+            T* so_far = out + r * 2 * kSize;
+            left[r] = left[r] + V::load(first == 0 ? bias : so_far);
+            right[r] = right[r] + V::load(first == 0 ? bias + kSize : so_far + kSize);
+            if (last == depth) continue;
+            left[r].store(so_far);
+            right[r].store(so_far + kSize);
+        }
+        first = last;
+    } while (first < depth);
 #pragma GCC unroll 16
     for (int r = 0; r < kTileRows; ++r) {
         left[r].store(out + r * 2 * kSize);
@@ -47,10 +67,18 @@ PE_INLINE void distance_tile(const T* x, const T* y, int64_t depth, const T* bia
 // out = bias + offset + |x - y|^2 / 2 of one row to one panel: accurate relative to itself, where 1 - x . y
 // of near-identical features keeps only what cancellation leaves.
 //   x: [depth], y: [depth][kPanel]; returns the least
-template <typename T>
-PE_INLINE T refined_strip(const T* x, const T* y, int64_t depth, const T* bias, T offset, T* out) {
+//   kLow: features are x + x_low and y + y_low
+template <bool kLow, typename T>
+PE_INLINE T refined_strip(const T* x, const T* y, const T* x_low, const T* y_low, int64_t depth,
+                          const T* bias, T offset, T* out) {
     constexpr int kSize = Vec<T>::size;
     using V = Vec<T>;
+    const auto difference = [&](int64_t c, int half) {
+        const int64_t at = c * 2 * kSize + half * kSize;
+        const V d = V::load(y + at) - V::all(x[c]);
+        if constexpr (!kLow) return d;
+        return d + (V::load(y_low + at) - V::all(x_low[c]));
+    };
     // Four chains each, against the latency of the fused multiply-add.
     V sums[2][4];
     for (auto& half : sums) {
@@ -60,18 +88,16 @@ PE_INLINE T refined_strip(const T* x, const T* y, int64_t depth, const T* bias, 
     for (; c + 4 <= depth; c += 4) {
 #pragma GCC unroll 4
         for (int chain = 0; chain < 4; ++chain) {
-            const V xc = V::all(x[c + chain]);
 #pragma GCC unroll 2
             for (int half = 0; half < 2; ++half) {
-                const V d = V::load(y + (c + chain) * 2 * kSize + half * kSize) - xc;
+                const V d = difference(c + chain, half);
                 sums[half][chain] = fma(d, d, sums[half][chain]);
             }
         }
     }
     for (; c < depth; ++c) {
-        const V xc = V::all(x[c]);
         for (int half = 0; half < 2; ++half) {
-            const V d = V::load(y + c * 2 * kSize + half * kSize) - xc;
+            const V d = difference(c, half);
             sums[half][0] = fma(d, d, sums[half][0]);
         }
     }

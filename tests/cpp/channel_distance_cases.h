@@ -359,6 +359,38 @@ inline void check_silence(const Kernels& kernels) {
     }
 }
 
+// A squared length past the largest number leaves nothing to divide by: NaN there, and not a distance of 0.
+inline void check_overflow(const Kernels& kernels) {
+    for (const Order order : {kPlanar, kInterleaved}) {
+        for (const Type type : {Type::kFloat32, Type::kFloat64}) {
+            for (const bool both : {false, true}) {
+                Case c;
+                c.form = pe::DistanceForm::kUnit;
+                c.type = type;
+                c.first_order = c.second_order = order;
+                Map first(c.type, c.batch, c.channels, c.positions(), order), second = first;
+                fill(&first, &second, 1);
+                const double huge = type == Type::kFloat32 ? 1e20 : 1e160;
+                for (int64_t k = 0; k < c.channels; ++k) {
+                    first.set(1, k, 3, huge * (1 + first.get(1, k, 3)));
+                    if (both) second.set(1, k, 3, huge * (2 + second.get(1, k, 3)));
+                }
+                const Result result = forward(c, first, second, kernels);
+                CHECK(std::isfinite(result.distance[0]) && std::isnan(result.distance[1]));
+                for (int64_t i = 0; i < int64_t(result.map.size()); ++i) {
+                    CHECK(std::isnan(result.map[i]) == (i == c.positions() + 3));
+                }
+                Map gradient(c.type, c.batch, c.channels, c.positions(), order);
+                backward(c, first, second, {{1, 1}, {}}, &gradient, nullptr, kernels);
+                for (int64_t p = 0; p < c.positions(); ++p) {
+                    CHECK(std::isfinite(gradient.get(0, 2, p)));
+                    CHECK(std::isnan(gradient.get(1, 2, p)) == (p == 3));
+                }
+            }
+        }
+    }
+}
+
 // They reach what depends on them, and nothing else.
 inline void check_nan(const Kernels& kernels) {
     for (const double bad :
@@ -395,6 +427,7 @@ inline void check_all(const Kernels& kernels) {
     check_scales(kernels);
     check_silence(kernels);
     check_nan(kernels);
+    check_overflow(kernels);
 }
 
 }  // namespace channel_distance_cases

@@ -120,6 +120,25 @@ def test_nan_goes_to_its_own_sample(form):
     assert FORMS[form](first, second, [0, 1, 3], kernels="native")[0].isfinite().all()
 
 
+@pytest.mark.parametrize(("factor", "dtype"), [(1e20, torch.float32), (1e160, torch.float64)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+def test_lengths_that_overflow_are_no_equality(factor, dtype, layout, kernels):
+    first, second = features(2, 6, 4, 5, dtype=dtype), features(2, 6, 4, 5, seed=1, dtype=dtype)
+    for huge in ((first,), (second,), (first, second)):
+        pair = first.clone(memory_format=layout), second.clone(memory_format=layout)
+        for copy, original in zip(pair, (first, second), strict=True):
+            if any(original is one for one in huge):
+                copy[1, :, 2, 3] = factor * (1 + copy[1, :, 2, 3])
+        distance, values, *gradients = everything("unit", *pair, kernels)
+        assert distance[0].isfinite()
+        assert distance[1].isnan()
+        assert torch.equal(values[1, 0].isnan().nonzero(), torch.tensor([[2, 3]], device=DEVICE))
+        assert all(
+            gradient[0].isfinite().all() and gradient[1, :, 2, 3].isnan().all() for gradient in gradients
+        )
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_storage_is_computed_in_float32(dtype):
     first = features(2, 9, 6, 6).to(dtype)
