@@ -16,7 +16,7 @@ using Json = nlohmann::json;
 
 constexpr int kFormat = 1;
 constexpr std::size_t kMaxBytes = std::size_t(1) << 20;
-// Objects and lists inside each other; exported files have four levels.
+// Objects and lists inside each other.
 constexpr std::size_t kMaxDepth = 32;
 
 [[noreturn]] void refuse(const std::string& text) { throw Error(PE_INVALID_METRIC, text); }

@@ -18,7 +18,7 @@ using schema::Kind;
 constexpr std::string_view kName = "pe_runtime";
 // Of all messages together. Protobuf makes hundreds of bytes of an empty message's two.
 constexpr std::size_t kMaxFields = std::size_t(1) << 20;
-// Messages inside each other; protobuf's own limit is 100, and exported metrics have 12.
+// Messages inside each other; protobuf's own limit is 100.
 constexpr int kMaxDepth = 64;
 // Of a name or a comment, and of all that the reader in Python keeps.
 constexpr std::size_t kMaxText = std::size_t(1) << 24, kMaxKept = std::size_t(1) << 24;

@@ -13,7 +13,7 @@ from typing import Any
 
 METADATA_KEY = "pe_runtime"
 MAX_METADATA_BYTES = 1 << 20
-#: Objects and lists inside each other; exported files have four levels.
+#: Objects and lists inside each other.
 MAX_DEPTH = 32
 
 # Outside of texts, brackets are structure. A text that does not end is left to the parser.

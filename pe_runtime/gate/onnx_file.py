@@ -58,7 +58,7 @@ SimpleShardedDimProto: 1| int64, 2| text, 3 int64
 
 #: Fields of all messages together. Protobuf makes hundreds of bytes of an empty message's two.
 MAX_FIELDS = 1 << 20
-#: Messages inside each other; protobuf's own limit is 100, and exported metrics have 12.
+#: Messages inside each other; protobuf's own limit is 100.
 MAX_DEPTH = 64
 #: Of a name or a comment.
 MAX_TEXT_BYTES = 1 << 24

@@ -111,7 +111,7 @@ def test_errors(library, metric, metric_path, tmp_path):
         metric.score(np.zeros((48, 40, 3), np.uint8), np.full((48, 40, 3), np.nan, np.float32))
     onnxruntime = native_build.onnxruntime_library()
     for name, data, message in (
-        ("empty", b"", "it has no graph"),
+        ("empty", b"", "expected an ONNX file, got an empty file"),
         ("text", b"# no model", "expected a valid ONNX file"),
         ("library", Path(onnxruntime).read_bytes()[:5000], "expected a valid ONNX file"),
     ):
