@@ -124,7 +124,7 @@ class _Limits:
         largest = self._largest if scores else MAX_OTHER_BYTES
         try:
             body = await asyncio.wait_for(self._read(headers, receive, largest, taken), self._seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise RequestError(408, f"body: expected within {self._seconds:g} seconds") from None
         if body is None:
             return

@@ -9,9 +9,9 @@ python=${PYTHON:-python3}
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'Error: %s\n' "$*" >&2; exit 2; }
 
-command -v "$python" >/dev/null || fail "$python: expected Python 3.10 or newer on the path"
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-    fail "$python: expected Python 3.10 or newer, got $("$python" --version)"
+command -v "$python" >/dev/null || fail "$python: expected Python 3.11 or newer on the path"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "$python: expected Python 3.11 or newer, got $("$python" --version)"
 
 command -v "${CXX:-c++}" >/dev/null || fail "${CXX:-c++}: expected a C++ compiler: apt-get install g++"
 

@@ -13,7 +13,7 @@ from gate_helpers import write_metric
 from server_helpers import MLSERVER, add_verdict, tensor
 
 pytestmark = pytest.mark.skipif(
-    not MLSERVER.exists(), reason="needs the extra serve, for Python 3.10 to 3.12"
+    not MLSERVER.exists(), reason="needs the extra serve, for Python up to 3.12"
 )
 
 # In a process of its own: the messages of mlserver and tritonclient.grpc have the same names, and do not
