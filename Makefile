@@ -61,10 +61,12 @@ sanitize-gate: native-build-address
 	@echo "== Testing pe_gate under the address and undefined-behaviour sanitizers"
 	$(SANITIZED) $(BIN)/pytest tests/python/test_pe_gate*.py
 
-# Python itself is not built for them, so that their library comes first. Python frees little when it ends.
+# Python itself is not built for them, so that their library comes first, and with it the standard library, whose
+# exceptions it must find. Python frees little when it ends.
 sanitize-operators: native-build-address-python
 	@echo "== Testing the operators and the NumPy module under the address and undefined-behaviour sanitizers"
-	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" $(SANITIZED):detect_leaks=0 $(BIN)/python -m pytest \
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+		$(SANITIZED):detect_leaks=0 $(BIN)/python -m pytest \
 		--native build/address tests/python/test_ops_contextual.py tests/python/test_ops_channel_distance.py \
 		tests/python/test_arrays.py
 
