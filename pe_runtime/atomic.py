@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,24 +14,22 @@ from pathlib import Path
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success rename it to `path`, on error remove it.
 
+    The file has the mode of any file that the process makes: 0666 less its umask.
+
     Args:
         path: the file to be written. Missing parent folders are made.
 
     Yields:
-        A path in the same folder, with the same suffix, that does not hold `path`'s content yet.
+        A path in the same folder, with the same suffix, of an empty file.
 
     Raises:
         OSError: the folder cannot be made or written to.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _make_beside(target, target.stem, target.suffix, _make_file)
     try:
         yield temporary
-        # mkstemp makes files private (0600); what is written here is an ordinary output file.
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -40,6 +38,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on success rename it to `path`, on error remove it.
+
+    The folder has the mode of any folder that the process makes: 0777 less its umask.
 
     Args:
         path: the folder to be written. Missing parents are made. A folder that is there is replaced whole,
@@ -55,10 +55,9 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target}: expected a folder or nothing, got a file")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    temporary = _make_beside(target, target.name, "", Path.mkdir)
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
         _swap_in(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -69,7 +68,7 @@ def _swap_in(folder: Path, target: Path) -> None:
     if not target.exists():
         folder.replace(target)
         return
-    former = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    former = _make_beside(target, target.name, "", Path.mkdir)
     try:
         target.replace(former)
         try:
@@ -81,7 +80,20 @@ def _swap_in(folder: Path, target: Path) -> None:
         shutil.rmtree(former, ignore_errors=True)
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def _make_beside(target: Path, stem: str, suffix: str, make: Callable[[Path], None]) -> Path:
+    """Make a file or a folder of a new hidden name.
+
+    Not by `tempfile`, which makes it private: to widen the mode afterwards, the umask would have to be read,
+    which is done by setting it, for a moment, for all threads.
+    """
+    while True:
+        path = target.with_name(f".{stem}.{secrets.token_hex(4)}{suffix}")
+        try:
+            make(path)
+        except FileExistsError:
+            continue
+        return path
+
+
+def _make_file(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

@@ -4,11 +4,12 @@
 set -euo pipefail
 (($# == 0)) || { printf 'Usage: %s\n' "$0" >&2; exit 2; }
 
-packages=(nlohmann-json3-dev libcli11-dev libpng-dev libjpeg-dev libtiff-dev libwebp-dev libssl-dev)
+packages=(nlohmann-json3-dev libcli11-dev libpng-dev libjpeg-dev libtiff-dev libwebp-dev liblcms2-dev
+          zlib1g-dev libssl-dev)
 
 if ! command -v dpkg-query >/dev/null; then
     printf 'System packages: this is no Debian-like machine; the C library needs nlohmann_json, and pe_gate\n' >&2
-    printf 'CLI11, libpng, libjpeg-turbo, libtiff, libwebp (with libwebpdemux) and OpenSSL, with headers\n' >&2
+    printf 'CLI11, libpng, zlib, libjpeg-turbo, libtiff, libwebp (with libwebpdemux), littlecms and OpenSSL, with headers\n' >&2
     exit 1
 fi
 missing=()

@@ -1,5 +1,6 @@
 #include "files.h"
 
+#include <fcntl.h>
 #include <openssl/evp.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -7,9 +8,9 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <random>
 
 #include "text.h"
 
@@ -18,6 +19,26 @@ namespace {
 
 // protobuf's limit; a larger model would have its weights in other files.
 constexpr int64_t kMaxMetricBytes = (int64_t(1) << 31) - 1;
+
+// Makes an empty file of a name that nothing has, and returns the name. Its mode is what the process's umask
+// leaves, which the system applies: to ask for the umask is to change it, for all threads.
+std::string make_temporary(const std::filesystem::path& folder, const std::filesystem::path& target) {
+    constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz0123456789";
+    constexpr int kRandomLetters = 8, kTries = 100;
+    std::random_device random;
+    for (int attempt = 0; attempt < kTries; ++attempt) {
+        std::string name = std::string(".").append(target.stem().string()).append(".");
+        for (int i = 0; i < kRandomLetters; ++i) name += kLetters[random() % kLetters.size()];
+        const std::string path = (folder / (name + target.extension().string())).string();
+        const int file = open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+        if (file >= 0) {
+            close(file);
+            return path;
+        }
+        if (errno != EEXIST) throw Error(system_error(errno, path));
+    }
+    throw Error(system_error(EEXIST, target.string()));
+}
 
 }  // namespace
 
@@ -28,15 +49,7 @@ void write_atomically(const std::string& path, const std::function<void(const st
     std::error_code error;
     fs::create_directories(folder, error);
     if (error) throw Error(system_error(error.value(), folder.string()));
-    std::string temporary = (folder / std::string(".").append(target.stem().string())).string();
-    temporary += ".XXXXXX" + target.extension().string();
-    const int file = mkstemps(temporary.data(), int(target.extension().string().size()));
-    if (file < 0) throw Error(system_error(errno, temporary));
-    // mkstemps makes files private (0600); what is written here is an ordinary output file.
-    const mode_t mask = umask(0);
-    umask(mask);
-    fchmod(file, 0666 & ~mask);
-    close(file);
+    const std::string temporary = make_temporary(folder, target);
     try {
         write(temporary);
         if (std::rename(temporary.c_str(), path.c_str()) != 0) throw Error(system_error(errno, path));

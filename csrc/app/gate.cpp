@@ -23,16 +23,56 @@ class FatalError : public Error {
     using Error::Error;
 };
 
-Image read_side(const std::optional<std::string>& path, const char* side,
-                const std::optional<std::string>& other, const char* other_side) {
+// Both sides of a pair, reference first.
+template <class T>
+struct Sides {
+    T reference, candidate;
+};
+
+// Runs `read`, and names the file in its errors.
+template <class Read>
+auto of_side(const char* side, const std::string& path, const Read& read) {
+    try {
+        return read();
+    } catch (const Error& error) {
+        throw Error(std::string(side) + ": " + path + ": " + error.what());
+    }
+}
+
+std::string bytes_of(const std::optional<std::string>& path, const char* side,
+                     const std::optional<std::string>& other, const char* other_side) {
     if (!path) {
         throw Error(std::string(side) + ": expected a file for " + other_side + " " + *other + ", got none");
     }
     try {
-        return read_image(*path);
+        return read_image_file(*path);
     } catch (const Error& error) {
         throw Error(std::string(side) + ": " + error.what());
     }
+}
+
+// Sizes that differ whichever way the images are turned: a small file may hold a large image, whose pixels
+// nobody needs then.
+void check_sizes(const std::string& reference, const std::string& candidate) {
+    const std::optional<Size> first = stored_size(reference), second = stored_size(candidate);
+    if (!first || !second) return;
+    if (std::minmax(first->width, first->height) == std::minmax(second->width, second->height)) return;
+    const auto text = [](const Size& size) {
+        return std::to_string(size.width) + " x " + std::to_string(size.height);
+    };
+    throw Error("reference and distorted: expected the same width and height, got " + text(*first) + " and " +
+                text(*second));
+}
+
+Sides<Image> read_images(const Pair& pair) {
+    std::string reference = bytes_of(pair.reference, "reference", pair.candidate, "candidate");
+    std::string candidate = bytes_of(pair.candidate, "candidate", pair.reference, "reference");
+    check_sizes(reference, candidate);
+    Sides<Image> images;
+    images.reference = of_side("reference", *pair.reference, [&] { return decode_image(reference); });
+    reference = {};
+    images.candidate = of_side("candidate", *pair.candidate, [&] { return decode_image(candidate); });
+    return images;
 }
 
 bool is_same_file(const std::string& first, const std::string& second) {
@@ -41,24 +81,29 @@ bool is_same_file(const std::string& first, const std::string& second) {
            a.st_ino == b.st_ino;
 }
 
-std::vector<std::string> warnings_of(const pe_runtime::Metric& metric, const Pair& pair,
-                                     const Image& reference, const Image& candidate) {
+// Of what was done to the images, or found in them; brings their colours together.
+std::vector<std::string> prepare(const pe_runtime::Metric& metric, const Pair& pair, Sides<Image>& images,
+                                 const JudgeOptions& options) {
+    auto& [reference, candidate] = images;
     std::vector<std::string> warnings;
     if (is_same_file(*pair.reference, *pair.candidate)) {
         warnings.emplace_back("reference and candidate are the same file");
     }
-    if (reference.icc != candidate.icc) warnings.emplace_back("the ICC profiles differ, and are not applied");
+    match_colours(reference, candidate, options.stored_colours, warnings);
     if (reference.has_alpha() != candidate.has_alpha()) {
         warnings.push_back(std::string("only the ") + (reference.has_alpha() ? "reference" : "candidate") +
                            " has transparency");
     }
-    const auto of_side = [&](const std::string& side, const Image& image) {
+    const auto add_of_side = [&](const std::string& side, const Image& image) {
+        if (image.damaged_exif) {
+            warnings.push_back("the EXIF data of the " + side + " is damaged and is ignored");
+        }
         if (image.several)
             warnings.push_back("the " + side + " holds several images, of which the first is judged");
         if (image.cmyk) warnings.push_back("the " + side + " is CMYK, converted without a colour profile");
     };
-    of_side("reference", reference);
-    of_side("candidate", candidate);
+    add_of_side("reference", reference);
+    add_of_side("candidate", candidate);
     const bool deep = reference.sample == PE_UINT16 || candidate.sample == PE_UINT16;
     if (deep && metric.input() == PE_INPUT_UINT8) {
         warnings.emplace_back("16-bit pixels rounded to 8 bits, which the metric takes");
@@ -80,33 +125,65 @@ class Passage {
     Gate& gate_;
 };
 
-// The score, and the map where it is written.
-std::pair<double, std::optional<pe_runtime::Map>> score(const pe_runtime::Metric& metric,
-                                                        const pe_image& reference, const pe_image& candidate,
-                                                        const JudgeOptions& options, Gate& scoring) {
+// Black or white in each component, whichever is further away.
+Colour opposite(const Colour& colour) {
+    Colour other;
+    std::transform(colour.begin(), colour.end(), other.begin(), [](uint8_t c) { return c < 128 ? 255 : 0; });
+    return other;
+}
+
+struct Scored {
+    double score = 0;
+    std::optional<pe_runtime::Map> map;  // where it is written
+};
+
+Scored score_over(const pe_runtime::Metric& metric, const Sides<pe_image>& images, const Colour& background,
+                  bool with_map) {
     pe_score_options settings = PE_SCORE_OPTIONS_INIT;
-    std::copy(options.background.begin(), options.background.end(), settings.background);
-    const Passage passage(scoring);
-    if (!options.maps) return {metric.score(reference, candidate, settings), std::nullopt};
-    pe_runtime::Scored scored = metric.score_with_map(reference, candidate, settings);
+    std::copy(background.begin(), background.end(), settings.background);
+    if (!with_map) return {metric.score(images.reference, images.candidate, settings), std::nullopt};
+    pe_runtime::Scored scored = metric.score_with_map(images.reference, images.candidate, settings);
     return {scored.score, std::move(scored.map)};
+}
+
+// What is transparent in one image can look like the background in the other: over a second one it does not,
+// and the worse score counts.
+Scored score(const pe_runtime::Metric& metric, const Sides<pe_image>& images, bool opaque,
+             const JudgeOptions& options, Gate& scoring) {
+    const Passage passage(scoring);
+    const bool with_map = options.maps.has_value();
+    Scored worst = score_over(metric, images, options.background, with_map);
+    if (!opaque) {
+        Scored other = score_over(metric, images, opposite(options.background), with_map);
+        if (other.score > worst.score) worst = std::move(other);
+    }
+    return worst;
+}
+
+// The pair's verdict of a folder's gate that takes no warnings.
+void refuse_warnings(Result& result) {
+    std::string text;
+    for (const std::string& warning : result.warnings) text += (text.empty() ? "--strict: " : "; ") + warning;
+    result.error = text;
 }
 
 void judge(const pe_runtime::Metric& metric, const Pair& pair, const JudgeOptions& options, Gate& scoring,
            Result& result) {
-    const Image reference = read_side(pair.reference, "reference", pair.candidate, "candidate");
-    const Image candidate = read_side(pair.candidate, "candidate", pair.reference, "reference");
-    const pe_image first = reference.upright(), second = candidate.upright();
-    const auto [value, map] = score(metric, first, second, options, scoring);
+    Sides<Image> images = read_images(pair);
+    const std::vector<std::string> warnings = prepare(metric, pair, images, options);
+    const Sides<pe_image> views = {images.reference.upright(), images.candidate.upright()};
+    const bool opaque = images.reference.is_opaque() && images.candidate.is_opaque();
+    const auto [value, map] = score(metric, views, opaque, options, scoring);
+    result.warnings = warnings;
+    if (options.strict && !warnings.empty()) return refuse_warnings(result);
     result.verdict = metric.passes(value, options.threshold) ? Verdict::kPass : Verdict::kFail;
     result.score = value;
-    result.width = first.width;
-    result.height = first.height;
-    result.warnings = warnings_of(metric, pair, reference, candidate);
+    result.width = views.reference.width;
+    result.height = views.reference.height;
     if (map) {
         result.map = tidy_path(*options.maps + "/" + pair.name + ".png");
         try {
-            write_map(*map, *result.map, first.width, first.height, options.map_max);
+            write_map(*map, *result.map, views.reference.width, views.reference.height, options.map_max);
         } catch (const Error& error) {
             throw FatalError(error.what());
         }
@@ -157,14 +234,17 @@ std::vector<Result> judge_pairs(const pe_runtime::Metric& metric, const std::vec
             }
         }
     };
-    std::vector<std::thread> threads;
-    try {
-        for (std::size_t i = 1; i < jobs; ++i) threads.emplace_back(work);
-    } catch (const std::system_error&) {
-        // With as many threads as there are.
+    {
+        // These join where they go out of scope, whatever is thrown until then.
+        std::vector<std::jthread> threads;
+        threads.reserve(jobs);
+        try {
+            for (std::size_t i = 1; i < jobs; ++i) threads.emplace_back(work);
+        } catch (const std::exception&) {
+            // Without memory or leave for more: with as many threads as there are.
+        }
+        work();
     }
-    work();
-    for (std::thread& thread : threads) thread.join();
     if (failure) std::rethrow_exception(failure);
     return results;
 }

@@ -18,6 +18,8 @@ namespace pe::gate {
 struct JudgeOptions {
     double threshold = 0;
     Colour background = {128, 128, 128};
+    bool stored_colours = false;      // compare samples as they are stored, whatever they mean
+    bool strict = false;              // a warning is an error
     int jobs = 0;                     // pairs decoded at once; 0: one per core, at most 8
     int at_once = 1;                  // pairs scored at once, each with the memory that the metric takes
     std::optional<std::string> maps;  // folder of the difference maps

@@ -16,6 +16,7 @@
 
 #include "files.h"
 #include "gate.h"
+#include "numbers.h"
 #include "text.h"
 
 namespace pe::gate {
@@ -24,17 +25,19 @@ namespace {
 // The map value at the top of the colour scale, in thresholds, unless --map-max says otherwise. Defects are
 // local: at their worst spot the map is several times its mean, which the score often is.
 constexpr double kMapTopInThresholds = 10;
+// Below it, float32 runs out of numbers to divide by.
+constexpr double kLeastMapTop = 1e-30;
 
 std::atomic<bool> interrupted = false;
 
 struct Options {
     std::string reference, candidate, metric;
-    std::optional<double> threshold, map_max;
+    std::optional<std::string> threshold, map_max;  // as they are spelled
     PairingRules rules;
-    std::string background = "#808080";
+    std::string background = "#808080", colour = "srgb";
     std::optional<std::string> json, csv, maps;
     std::string sort = "score", provider = "cpu";
-    bool quiet = false;
+    bool quiet = false, strict = false;
     int threads = 0, jobs = 0, at_once = 1;
     pe_runtime::Options runtime;
 };
@@ -48,8 +51,17 @@ void add_options(CLI::App& app, Options& options) {
     app.add_flag("--match-stem", options.rules.match_stem, "Pair by name without suffix: a.png with a.jpg.");
     app.add_flag("--allow-missing", options.rules.allow_missing, "Skip references that have no candidate.");
     app.add_flag("--allow-extra", options.rules.allow_extra, "Skip candidates that have no reference.");
+    app.add_option(
+           "--ignore", options.rules.ignored,
+           "Skip files of folders whose relative name, or name, matches this shell pattern; repeatable.")
+        ->allow_extra_args(false);
+    app.add_flag("--strict", options.strict, "Warnings, and files that are skipped, are errors.");
     app.add_option("--background", options.background,
                    "Colour behind transparent pixels: a CSS name or #rrggbb.  [default: #808080]");
+    app.add_option("--colour", options.colour,
+                   "Colours that are described differently: converted to sRGB, or compared as stored.  "
+                   "[default: srgb]")
+        ->check(CLI::IsMember({"srgb", "stored"}));
     app.add_option("--json", options.json, "Write the report as JSON; - is standard output.");
     app.add_option("--csv", options.csv, "Write the scores as CSV; - is standard output.");
     app.add_option("--maps", options.maps, "Directory for difference maps, one PNG per pair.");
@@ -82,12 +94,15 @@ Json settings_of(const Options& options) {
     settings["allow_missing"] = options.rules.allow_missing;
     settings["background"] = options.background;
     settings["candidate"] = options.candidate;
+    settings["colour"] = options.colour;
+    settings["ignore"] = options.rules.ignored.empty() ? Json::array() : Json(options.rules.ignored);
     settings["jobs"] = options.jobs;
-    settings["map_max"] = json_of(options.map_max);
+    settings["map_max"] = nullptr;  // until it is known to be a number
     settings["maps"] = json_of(options.maps);
     settings["match_stem"] = options.rules.match_stem;
     settings["provider"] = options.provider;
     settings["reference"] = options.reference;
+    settings["strict"] = options.strict;
     settings["threads"] = options.threads;
     return settings;
 }
@@ -104,23 +119,41 @@ pe_runtime::Metric open_metric(const std::string& data, const Options& options) 
     }
 }
 
-double checked_threshold(const Options& options, const pe_runtime::Metric& metric) {
-    const std::optional<double> threshold = options.threshold ? options.threshold : metric.threshold();
+// Numbers that were asked for; nothing where none was.
+struct Numbers {
+    std::optional<double> threshold, map_max;
+};
+
+[[noreturn]] void refuse_map_max(const std::string& got) {
+    throw Error("map-max: expected a number of at least " + general(kLeastMapTop) + ", got " + got);
+}
+
+Numbers parse_numbers(const Options& options) {
+    Numbers numbers;
+    if (options.threshold) {
+        numbers.threshold = parse_number(*options.threshold);
+        if (!numbers.threshold) {
+            throw Error("threshold: expected a finite number >= 0, got " + *options.threshold);
+        }
+    }
+    if (options.map_max) {
+        numbers.map_max = parse_number(*options.map_max);
+        if (!numbers.map_max || *numbers.map_max < kLeastMapTop) refuse_map_max(*options.map_max);
+    }
+    return numbers;
+}
+
+double checked_threshold(const Options& options, const Numbers& numbers, const pe_runtime::Metric& metric) {
+    const std::optional<double> threshold = numbers.threshold ? numbers.threshold : metric.threshold();
     if (!threshold) {
         throw Error("threshold: expected a number, because " + options.metric + " carries none of its own");
-    }
-    if (!std::isfinite(*threshold) || *threshold < 0) {
-        throw Error("threshold: expected a finite number >= 0, got " + repr(*threshold));
     }
     return *threshold;
 }
 
-double map_top(const Options& options, double threshold) {
-    const double top = options.map_max.value_or(kMapTopInThresholds * threshold);
-    if (!(top > 0 && std::isfinite(top))) {
-        throw Error("map-max: expected a finite number above 0 (needed with a threshold of 0), got " +
-                    general(top));
-    }
+double map_top(const Numbers& numbers, double threshold) {
+    const double top = numbers.map_max.value_or(kMapTopInThresholds * threshold);
+    if (!(top >= kLeastMapTop && std::isfinite(top))) refuse_map_max(general(top));
     return top;
 }
 
@@ -159,14 +192,18 @@ class Progress {
 };
 
 void judge(Report& report, const Options& options) {
+    const Numbers numbers = parse_numbers(options);
+    report.settings["map_max"] = json_of(numbers.map_max);
     JudgeOptions judging;
     judging.background = parse_colour(options.background);
+    judging.stored_colours = options.colour == "stored";
+    judging.strict = options.strict;
     if (options.threads < 0) {
         throw Error("threads: expected 0 (one per core) or more, got " + std::to_string(options.threads));
     }
     const std::string data = read_metric_bytes(options.metric);
     const pe_runtime::Metric metric = open_metric(data, options);
-    judging.threshold = checked_threshold(options, metric);
+    judging.threshold = checked_threshold(options, numbers, metric);
     if (options.maps && !metric.has_map()) {
         throw Error(options.metric + ": expected a metric with an output map, got one without");
     }
@@ -178,7 +215,7 @@ void judge(Report& report, const Options& options) {
     report.skipped = pairing.skipped;
     if (options.maps) {
         judging.maps = options.maps;
-        judging.map_max = map_top(options, judging.threshold);
+        judging.map_max = map_top(numbers, judging.threshold);
         report.settings["map_max"] = judging.map_max;
         check_maps_elsewhere(options);
     }
@@ -193,6 +230,9 @@ void judge(Report& report, const Options& options) {
     Progress progress(!options.quiet && isatty(STDERR_FILENO) != 0, pairing.pairs.size());
     report.results = judge_pairs(
         metric, pairing.pairs, judging, [&](std::size_t done) { progress.show(done); }, interrupted);
+    if (options.strict && pairing.unwanted != 0) {
+        report.error = "--strict: " + std::to_string(pairing.unwanted) + " files skipped";
+    }
 }
 
 // Throws Error where the reader has gone away or the disk is full.
@@ -212,7 +252,7 @@ void write(const Report& report, const Options& options) {
     print(stderr, report.skipped_note());
     if (report.error) {
         print(stderr, "Error: " + printable(*report.error) + "\n");
-        return;
+        if (report.results.empty()) return;
     }
     const bool coloured = isatty(fileno(table)) != 0 && std::getenv("NO_COLOR") == nullptr;
     std::string text = report.to_table(options.sort == "name", options.quiet, coloured);

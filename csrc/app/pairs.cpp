@@ -4,19 +4,15 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
-#include <cctype>
 #include <cerrno>
 #include <map>
 #include <string_view>
 
+#include "image_files.h"
 #include "text.h"
 
 namespace pe::gate {
 namespace {
-
-constexpr std::array<std::string_view, 12> kSuffixes = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif",
-                                                        ".mpo", ".webp", ".bmp", ".dib",  ".tif", ".tiff"};
 
 using Inode = std::pair<dev_t, ino_t>;
 
@@ -32,18 +28,6 @@ bool exists(const std::string& path) {
 }
 
 std::string file_name(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
-
-// ".png" of "a/b.png"; the empty text where there is none.
-std::string suffix(const std::string& path) {
-    const std::string name = file_name(path);
-    const std::size_t dot = name.find_last_of('.');
-    return dot == std::string::npos || dot == 0 || dot + 1 == name.size() ? "" : name.substr(dot);
-}
-
-std::string lower(std::string text) {
-    std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::tolower(c); });
-    return text;
-}
 
 std::vector<std::string> sorted_names(const std::string& folder) {
     DIR* listing = opendir(folder.c_str());
@@ -61,12 +45,12 @@ std::vector<std::string> sorted_names(const std::string& folder) {
 
 // Calls `found` with each file below `root`.
 template <class Found>
-void walk(const std::string& root, std::vector<std::string>& skipped, std::vector<Inode>& above,
-          const Found& found) {
+void walk(const std::string& root, Pairing& pairing, std::vector<Inode>& above, const Found& found) {
     const struct stat status = status_of(root);
     const Inode here(status.st_dev, status.st_ino);
     if (std::find(above.begin(), above.end(), here) != above.end()) {
-        skipped.push_back(root + " (a link to a directory that holds it)");
+        pairing.skipped.push_back(root + " (a link to a directory that holds it)");
+        ++pairing.unwanted;
         return;
     }
     above.push_back(here);
@@ -74,9 +58,9 @@ void walk(const std::string& root, std::vector<std::string>& skipped, std::vecto
         // In the working directory, files have no folder in front, as pathlib has it.
         const std::string path = root == "." ? name : (root.back() == '/' ? root : root + "/") + name;
         if (name.front() == '.') {
-            skipped.push_back((root == "." ? "./" : "") + path + " (hidden)");
+            pairing.skipped.push_back((root == "." ? "./" : "") + path + " (hidden)");
         } else if (is_directory(path)) {
-            walk(path, skipped, above, found);
+            walk(path, pairing, above, found);
         } else {
             found(path);
         }
@@ -86,19 +70,29 @@ void walk(const std::string& root, std::vector<std::string>& skipped, std::vecto
 
 using Images = std::map<std::u32string, std::pair<std::string, std::string>>;  // sort key: name, path
 
-Images images_in(const std::string& root, const char* side, bool match_stem,
-                 std::vector<std::string>& skipped) {
+bool is_ignored(const std::string& relative, const std::vector<std::string>& patterns) {
+    return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
+        return matches(pattern, relative) ||
+               (pattern.find('/') == std::string::npos && matches(pattern, file_name(relative)));
+    });
+}
+
+Images images_in(const std::string& root, const char* side, const PairingRules& rules, Pairing& pairing) {
     Images images;
     std::vector<Inode> above;
     const std::size_t prefix = root == "." ? 0 : root.back() == '/' ? root.size() : root.size() + 1;
-    walk(root, skipped, above, [&](const std::string& path) {
-        const std::string ending = suffix(path);
-        if (std::find(kSuffixes.begin(), kSuffixes.end(), lower(ending)) == kSuffixes.end()) {
-            skipped.push_back(path + " (not an image by its suffix)");
+    walk(root, pairing, above, [&](const std::string& path) {
+        std::string name = path.substr(prefix);
+        if (is_ignored(name, rules.ignored)) {
+            pairing.skipped.push_back(path + " (ignored)");
             return;
         }
-        std::string name = path.substr(prefix);
-        if (match_stem) name.resize(name.size() - ending.size());
+        if (!is_image_file(path)) {
+            pairing.skipped.push_back(path + " (not an image by its suffix)");
+            ++pairing.unwanted;
+            return;
+        }
+        if (rules.match_stem) name.resize(name.size() - suffix(path).size());
         const auto [entry, fresh] = images.try_emplace(code_points(name), name, path);
         if (!fresh) {
             throw Error(std::string(side) + ": expected one file with the stem '" + name + "', got " +
@@ -143,15 +137,15 @@ Pairing find_pairs(const std::string& reference, const std::string& candidate, c
     check_exists(candidate, "candidate");
     const bool directories[] = {is_directory(reference), is_directory(candidate)};
     if (!directories[0] && !directories[1]) {
-        return {{Pair{file_name(candidate), reference, candidate}}, {}};
+        return {{Pair{file_name(candidate), reference, candidate}}, {}, 0};
     }
     if (!directories[0] || !directories[1]) {
         throw Error("reference and candidate: expected two files or two directories, got " + reference +
                     " and " + candidate + ", one of each");
     }
     Pairing pairing;
-    const Images references = images_in(reference, "reference", rules.match_stem, pairing.skipped);
-    const Images candidates = images_in(candidate, "candidate", rules.match_stem, pairing.skipped);
+    const Images references = images_in(reference, "reference", rules, pairing);
+    const Images candidates = images_in(candidate, "candidate", rules, pairing);
     std::map<std::u32string, Pair> all;
     for (const auto& [key, image] : references) all[key] = {image.first, image.second, std::nullopt};
     for (const auto& [key, image] : candidates) {

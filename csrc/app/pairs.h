@@ -18,12 +18,14 @@ struct Pair {
 struct Pairing {
     std::vector<Pair> pairs;           // by name
     std::vector<std::string> skipped;  // each as "path (reason)"
+    std::size_t unwanted = 0;  // of these, the files that are neither hidden, ignored nor allowed to be alone
 };
 
 struct PairingRules {
     bool match_stem = false;
     bool allow_missing = false;
     bool allow_extra = false;
+    std::vector<std::string> ignored;  // shell patterns of files in folders that are passed over
 };
 
 // Throws Error: a file and a directory; no pair at all; two files with one stem; what cannot be read.

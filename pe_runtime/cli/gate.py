@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 import traceback
 import warnings
@@ -12,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pe_runtime.gate.colour import COLOURS
 from pe_runtime.gate.images import parse_background
 from pe_runtime.gate.judge import Judge
 from pe_runtime.gate.pairs import find_pairs
@@ -22,6 +25,11 @@ from pe_runtime.gate.run import ERROR, judge_pairs
 #: are local: at their worst spot the map is several times its mean, which the score often is.
 MAP_TOP_IN_THRESHOLDS = 10
 
+#: The least top of the colour scale: less vanishes beside the values in float32.
+LEAST_MAP_TOP = 1e-30
+
+_MAP_MAX_EXPECTED = f"map-max: expected a number of at least {LEAST_MAP_TOP:g}"
+_NUMBER = re.compile(r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _FILE = click.Path(path_type=Path)
 _OUTPUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 
@@ -31,23 +39,41 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 @click.argument("candidate", type=_FILE)
 @click.option("--metric", type=_FILE, required=True, help="ONNX file written by pe-runtime export.")
 @click.option(
-    "--threshold", type=float, help="Largest score that passes.  [default: the one in the metric, if any]"
+    "--threshold",
+    metavar="NUMBER",
+    help="Largest score that passes.  [default: the one in the metric, if any]",
 )
 @click.option("--match-stem", is_flag=True, help="Pair by name without suffix: a.png with a.jpg.")
 @click.option("--allow-missing", is_flag=True, help="Skip references that have no candidate.")
 @click.option("--allow-extra", is_flag=True, help="Skip candidates that have no reference.")
 @click.option(
+    "--ignore",
+    metavar="PATTERN",
+    multiple=True,
+    help="Skip files that match, by name or by path: '*.gif', 'drafts/*'. May be given several times.",
+)
+@click.option(
+    "--strict", is_flag=True, help="Pairs with warnings, and files skipped unasked, cannot be judged."
+)
+@click.option(
+    "--colour",
+    type=click.Choice(COLOURS),
+    default="srgb",
+    show_default=True,
+    help="Colours described differently: converted to sRGB by their ICC profiles, or compared as stored.",
+)
+@click.option(
     "--background",
     default="#808080",
     show_default=True,
-    help="Colour behind transparent pixels: a CSS name or #rrggbb.",
+    help="Colour behind transparent pixels, beside its opposite: a CSS name or #rrggbb.",
 )
 @click.option("--json", "json_path", type=_OUTPUT, help="Write the report as JSON; - is standard output.")
 @click.option("--csv", "csv_path", type=_OUTPUT, help="Write the scores as CSV; - is standard output.")
 @click.option("--maps", type=_FILE, help="Directory for difference maps, one PNG per pair.")
 @click.option(
     "--map-max",
-    type=float,
+    metavar="NUMBER",
     help=f"Map value at the top of the colour scale.  [default: {MAP_TOP_IN_THRESHOLDS} x threshold]",
 )
 @click.option(
@@ -68,14 +94,15 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 def command(**options: Any) -> None:
     """Compare CANDIDATE with REFERENCE, two image files or two directories, by an exported metric.
 
-    Files of directories are paired by relative name. PNG, JPEG, WebP, BMP and TIFF, 8 or 16 bits.
+    Files of directories are paired by relative name. PNG, JPEG, WebP, BMP and TIFF, 8 or 16 bits; images of
+    other kinds cannot be judged, unless --ignore names them.
 
     Exit code: 0 all pairs passed (score <= threshold), 1 some failed, 2 something could not be judged.
 
     \b
     Example:
       pe-runtime gate renders/approved renders/new \\
-          --metric metric.onnx --threshold 0.1 --json report.json
+          --metric metric.onnx --threshold 0.1 --ignore '*.gif' --strict --json report.json
     """
     code = EXIT_CODES[ERROR]
     try:
@@ -101,10 +128,11 @@ def _gate(**options: Any) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     report = Report(
         settings={
-            name: str(value) if isinstance(value, Path) else value
+            name: _as_setting(value)
             for name, value in sorted(options.items())
             if name not in ("metric", "threshold", "json_path", "csv_path", "sort", "quiet")
         }
+        | {"map_max": None}
     )
     try:
         _judge(report, options)
@@ -114,14 +142,23 @@ def _gate(**options: Any) -> int:
     return report.exit_code
 
 
+def _as_setting(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _judge(report: Report, options: dict[str, Any]) -> None:
+    threshold = _number(options["threshold"], "threshold: expected a finite number >= 0")
+    report.settings["map_max"] = _number(options["map_max"], _MAP_MAX_EXPECTED, LEAST_MAP_TOP)
     maps, background = options["maps"], parse_background(options["background"])
     judge = Judge(
         options["metric"],
-        options["threshold"],
+        threshold,
         maps=maps is not None,
         threads=options["threads"],
         provider=options["provider"],
+        colour=options["colour"],
     )
     report.threshold = judge.threshold
     report.metric = {
@@ -135,28 +172,46 @@ def _judge(report: Report, options: dict[str, Any]) -> None:
         match_stem=options["match_stem"],
         allow_missing=options["allow_missing"],
         allow_extra=options["allow_extra"],
+        ignore=options["ignore"],
     )
     report.skipped = pairing.skipped
     map_max = None
     if maps is not None:
-        map_max = report.settings["map_max"] = _map_max(options["map_max"], judge.threshold)
+        map_max = report.settings["map_max"] = _map_max(report.settings["map_max"], judge.threshold)
         _check_maps_elsewhere(maps, options["reference"], options["candidate"])
     results = judge_pairs(
-        judge, pairing.pairs, background=background, jobs=options["jobs"], maps=maps, map_max=map_max
+        judge,
+        pairing.pairs,
+        background=background,
+        jobs=options["jobs"],
+        maps=maps,
+        map_max=map_max,
+        strict=options["strict"],
     )
     if options["quiet"] or not sys.stderr.isatty():
         report.results.extend(results)
     else:
         with _progress() as progress:
             report.results.extend(progress.track(results, total=len(pairing.pairs), description="judging"))
+    if options["strict"] and pairing.unexpected:
+        report.error = f"--strict: {pairing.unexpected} files skipped"
+
+
+def _number(text: str | None, expected: str, least: float = 0.0) -> float | None:
+    """A number as C and Python spell it alike: no sign but +, spaces, underscores, hexadecimal or inf."""
+    if text is None:
+        return None
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    # Written so that NaN is refused as well.
+    if not least <= value < math.inf:
+        raise ValueError(f"{expected}, got {text}")
+    return value
 
 
 def _map_max(given: float | None, threshold: float) -> float:
     top = MAP_TOP_IN_THRESHOLDS * threshold if given is None else given
-    if not 0 < top < float("inf"):
-        raise ValueError(
-            f"map-max: expected a finite number above 0 (needed with a threshold of 0), got {top:g}"
-        )
+    if top < LEAST_MAP_TOP or top == math.inf:
+        raise ValueError(f"{_MAP_MAX_EXPECTED}, got {top:g}")
     return top
 
 
@@ -194,7 +249,8 @@ def _write(report: Report, options: dict[str, Any]) -> None:
         click.echo(_skipped_note(report.skipped), err=True)
     if report.error is not None:
         click.echo(f"Error: {printable(report.error)}", err=True)
-        return
+        if not report.results:
+            return
     try:
         report.print_table(table, by_name=options["sort"] == "name", only_bad=options["quiet"])
     except SystemExit:  # rich's answer to a closed pipe, with an exit code that here means "some failed"

@@ -1,36 +1,23 @@
-"""Image files as RGB arrays: what the pixels of a PNG, JPEG, WebP, BMP or TIFF mean to a metric.
-
-Pillow reads headers, orientation and 8-bit pixels; OpenCV reads 16-bit pixels, of which Pillow silently
-keeps 8 bits. Pillow decodes 16-bit files too, before OpenCV sees them: it refuses truncated files and
-bad checksums, where OpenCV returns what it has.
-"""
+"""Image files as RGB arrays: what the pixels of a PNG, JPEG, WebP, BMP or TIFF mean to a metric."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import stat
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import PIL.Image
 import PIL.ImageColor
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+from pe_runtime.gate.colour import COLOURS, SRGB, Colour, ProfileError, converter, to_8_bits
+from pe_runtime.gate.decoding import ImageFile, Samples, blocks, open_image
 
 #: Mid-grey. Over white (or black) a defect in white (or black) content vanishes against the background,
 #: and such content is common in images with alpha; mid-grey differs from both by as much as possible.
 DEFAULT_BACKGROUND = (128, 128, 128)
 
-#: Largest file read into memory. The pixel limit (Pillow's) at four 16-bit samples is less than this.
-MAX_FILE_BYTES = 1 << 30
-
-_ORIENTATION = 0x0112
-_EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
-_EXPECTED = "expected a PNG, JPEG, WebP, BMP or TIFF image"
+RGB = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -40,53 +27,157 @@ class Image:
     Attributes:
         pixels: (H, W, 3) RGB, uint8 or uint16, the full range of the type. Orientation is applied, alpha
             is composited over the background, grey is replicated.
+        opposite: the same over the colour opposite to the background; None where every pixel is opaque.
         path: where it was read from.
         format: "PNG", "JPEG", "MPO" (a JPEG with further images, of which the first is read), "WEBP",
             "BMP" or "TIFF".
         mode: Pillow's name for the pixel layout in the file ("RGB", "L", "P", "I;16", "CMYK", ...).
         bits: bits per sample in the file, as far as it says: 1, 2, 4, 8 or 16.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
-        alpha: whether transparency was composited.
-        icc: SHA-256 of the ICC profile, which is not applied; None without one.
+        alpha: whether the file has transparency.
+        colour: how the colours of `pixels` are described.
+        damaged_exif: whether the file's EXIF block is damaged, and ignored.
     """
 
     pixels: np.ndarray
+    opposite: np.ndarray | None
     path: Path
     format: str
     mode: str
     bits: int
     orientation: int
     alpha: bool
-    icc: str | None
+    colour: Colour
+    damaged_exif: bool
+
+    @property
+    def icc(self) -> str | None:
+        """SHA-256 of the ICC profile that describes `pixels`; None without one."""
+        return self.colour.icc_hash
 
 
 def read_image(
-    path: str | os.PathLike[str], *, background: tuple[int, int, int] = DEFAULT_BACKGROUND
+    path: str | os.PathLike[str], *, background: RGB = DEFAULT_BACKGROUND, colour: str = "stored"
 ) -> Image:
     """Decode one image file; what it holds is found from its content, not from its name.
 
     Args:
         path: a PNG, JPEG, WebP, BMP or TIFF file, with 1 to 8 or 16 bits per sample.
         background: 8-bit RGB that transparent pixels are composited over.
+        colour: "stored": colours as the file has them; "srgb": an ICC profile is applied, which makes
+            pixels of 8 bits.
 
     Returns:
         The image, its pixels RGB of 8 or 16 bits.
 
     Raises:
         ValueError: not one of the five formats; truncated or damaged; animated or with several pages;
-            floating-point, signed, or of another depth; more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
-            The error names the file.
+            floating-point, signed, or of another depth; more pixels than `PIL.Image.MAX_IMAGE_PIXELS`;
+            colours that cannot be converted; another `colour`. The error names the file.
         OSError: the file cannot be read.
     """
-    path = Path(path)
-    data = _read_bytes(path)
-    try:
-        return _decode(data, path, background)
-    except PIL.UnidentifiedImageError:
-        raise ValueError(f"{path}: {_EXPECTED}, got another kind of file or a damaged header") from None
-    except Exception as error:  # decoders fail on damaged files with almost any exception
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: {reason}") from error
+    check_colour(colour)
+    file = open_image(path)
+    if colour == "srgb" and not file.colour.convertible:
+        raise ValueError(f"{path}: expected sRGB or an ICC profile, got {file.colour.words}")
+    samples = file.decode()
+    if colour == "srgb" and file.colour.icc:
+        try:
+            return _seen(file, _converted(file, samples), background, SRGB)
+        except ProfileError as error:
+            raise ValueError(f"{path}: the ICC profile cannot be converted to sRGB: {error}") from error
+    return _seen(file, samples, background, file.colour)
+
+
+def read_pair(
+    reference: str | os.PathLike[str],
+    candidate: str | os.PathLike[str],
+    *,
+    background: RGB = DEFAULT_BACKGROUND,
+    colour: str = "srgb",
+) -> tuple[Image, Image, tuple[str, ...]]:
+    """Decode two images that are to be compared.
+
+    What their headers show to be incomparable is refused before a pixel is decoded.
+
+    Args:
+        reference: an image file as for `read_image`.
+        candidate: another.
+        background: 8-bit RGB that transparent pixels are composited over.
+        colour: "srgb": where the two describe their colours differently, ICC profiles are applied, and other
+            descriptions are an error; "stored": the stored values are compared.
+
+    Returns:
+        Both images, of the same size, and warnings: what was done to them, or found in them, that
+        the caller may not expect.
+
+    Raises:
+        ValueError: a file that cannot be opened or is refused; sizes that differ; colours that cannot be
+            compared; another `colour`.
+    """
+    check_colour(colour)
+    files = {"reference": _opened(reference, "reference"), "candidate": _opened(candidate, "candidate")}
+    first, second = files["reference"], files["candidate"]
+    if {first.width, first.height} != {second.width, second.height}:
+        raise _size_error((first.width, first.height), (second.width, second.height))
+    differ = first.colour != second.colour
+    if differ and colour == "srgb":
+        check_same_colours(first.colour, second.colour)
+    samples = {side: _decoded(file, side) for side, file in files.items()}
+    check_same_size(*(_seen_size(file) for file in files.values()))
+    warnings = []
+    if first.path.samefile(second.path):
+        warnings.append("reference and candidate are the same file")
+    colours = {side: file.colour for side, file in files.items()}
+    if differ and colour == "stored":
+        words = f"{first.colour.words} and {second.colour.words}"
+        warnings.append(f"the colours are described differently ({words}), and are compared as stored")
+    elif differ:
+        for side, file in files.items():
+            if file.colour.icc:
+                warnings += _conversion_warnings(samples[side], side)
+                samples[side] = _converted_side(file, samples[side], side)
+                colours[side] = SRGB
+    images = {side: _seen(file, samples.pop(side), background, colours[side]) for side, file in files.items()}
+    return images["reference"], images["candidate"], (*warnings, *_pair_warnings(**images))
+
+
+def check_colour(colour: str) -> None:
+    """Refuse what is no way to compare colours.
+
+    Raises:
+        ValueError: not one of COLOURS.
+    """
+    if colour not in COLOURS:
+        raise ValueError(f"colour: expected one of {', '.join(map(repr, COLOURS))}, got {colour!r}")
+
+
+def check_same_colours(first: Colour, second: Colour) -> None:
+    """Refuse colours that are described differently, and not both by ICC profiles or as sRGB.
+
+    Raises:
+        ValueError: they are.
+    """
+    if first != second and not (first.convertible and second.convertible):
+        raise ValueError(
+            f"the colours of reference and candidate are described differently ({first.words} and "
+            f"{second.words}), and only ICC profiles can be converted; "
+            "--colour stored compares the stored values"
+        )
+
+
+def check_same_size(first: tuple[int, int], second: tuple[int, int]) -> None:
+    """Refuse images of different sizes.
+
+    Args:
+        first: width and height.
+        second: the same of the other.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if first != second:
+        raise _size_error(first, second)
 
 
 def as_float(pixels: np.ndarray) -> np.ndarray:
@@ -108,7 +199,15 @@ def as_float(pixels: np.ndarray) -> np.ndarray:
     return planar
 
 
-def parse_background(text: str) -> tuple[int, int, int]:
+def rounded_to_8_bits(values: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, C) uint16 as uint8, x / 257, rounded to nearest."""
+    rounded = np.empty(values.shape, np.uint8)
+    for part in blocks(*values.shape[:2]):
+        rounded[part] = to_8_bits(values[part])
+    return rounded
+
+
+def parse_background(text: str) -> RGB:
     """An 8-bit RGB colour from its CSS name or hexadecimal form ("white", "#808080").
 
     Raises:
@@ -123,160 +222,122 @@ def parse_background(text: str) -> tuple[int, int, int]:
     return colour[0], colour[1], colour[2]
 
 
-def _read_bytes(path: Path) -> bytes:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path}: {_EXPECTED}, got something that is not a file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got {status.st_size}")
-    return path.read_bytes()
+def _opened(path: str | os.PathLike[str], side: str) -> ImageFile:
+    try:
+        return open_image(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{side}: {error}") from error
 
 
-def _decode(data: bytes, path: Path, background: tuple[int, int, int]) -> Image:
-    with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as file:
-        file_format, mode = str(file.format), file.mode
-        _check_size(file)
-        _check_frames(file)
-        bits = _bits_per_sample(file, data)
-        tags = dict(getattr(file, "tag_v2", {}))
-        orientation = _orientation(file)
-        file.load()
-        if bits == 16:
-            pixels, alpha = _decode_16bit(file, data, tags, background)
-            # OpenCV applies the orientation of TIFF files only, and only the tag of that name.
-            upright = tags.get(_ORIENTATION, 1) != 1
-        else:
-            pixels, alpha = _decode_8bit(file, bits, background)
-            # Loading a TIFF applies its orientation and removes the tag.
-            upright = _orientation(file) == 1
-        icc = file.info.get("icc_profile")
-    return Image(
-        pixels=np.ascontiguousarray(pixels if upright else _turn(pixels, orientation)),
-        path=path,
-        format=file_format,
-        mode=mode,
-        bits=bits,
-        orientation=orientation,
-        alpha=alpha,
-        icc=hashlib.sha256(icc).hexdigest() if icc else None,
+def _decoded(file: ImageFile, side: str) -> Samples:
+    try:
+        return file.decode()
+    except ValueError as error:
+        raise ValueError(f"{side}: {error}") from error
+
+
+def _size_error(first: tuple[int, int], second: tuple[int, int]) -> ValueError:
+    return ValueError(
+        "reference and distorted: expected the same width and height, "
+        f"got {first[0]} x {first[1]} and {second[0]} x {second[1]}"
     )
 
 
-def _check_size(file: PIL.Image.Image) -> None:
-    limit = PIL.Image.MAX_IMAGE_PIXELS
-    width, height = file.size
-    if limit is not None and width * height > limit:
-        raise ValueError(f"expected at most {limit} pixels, got {width} x {height}")
+def _seen_size(file: ImageFile) -> tuple[int, int]:
+    return (file.height, file.width) if file.orientation >= 5 else (file.width, file.height)
 
 
-def _check_frames(file: PIL.Image.Image) -> None:
-    frames = getattr(file, "n_frames", 1)
-    # The first image of an MPO is the photograph; the others are previews and depth or gain maps.
-    if frames != 1 and file.format != "MPO":
-        raise ValueError(f"expected a single image, got an animation or a document of {frames} pages")
+def _conversion_warnings(samples: Samples, side: str) -> Iterator[str]:
+    if samples.rgb.dtype == np.uint16:
+        yield f"the 16-bit pixels of the {side} are rounded to 8 bits to be converted"
+    yield f"the colours of the {side} are converted from its ICC profile to sRGB"
 
 
-def _bits_per_sample(file: PIL.Image.Image, data: bytes) -> int:
-    if file.format == "PNG":
-        return data[24]
-    if file.format != "TIFF":
-        return 1 if file.mode == "1" else 8
-    tags: Any = file.tag_v2  # type: ignore[attr-defined]
-    bits = set(np.atleast_1d(tags.get(258, 1)).tolist())
-    formats = set(np.atleast_1d(tags.get(339, 1)).tolist())
-    if formats != {1}:
-        raise ValueError("expected unsigned integer samples, got a floating-point or signed TIFF")
-    if len(bits) != 1 or not bits <= {1, 2, 4, 8, 16}:
-        raise ValueError(f"expected 8 or 16 bits per sample, got {sorted(bits)}")
-    return int(bits.pop())
+def _converted_side(file: ImageFile, samples: Samples, side: str) -> Samples:
+    try:
+        return _converted(file, samples)
+    except ProfileError as error:
+        raise ValueError(f"the ICC profile of the {side} cannot be converted to sRGB: {error}") from error
 
 
-def _orientation(file: PIL.Image.Image) -> int:
-    value = file.getexif().get(_ORIENTATION, 1)
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+def _converted(file: ImageFile, samples: Samples) -> Samples:
+    """The samples in sRGB, of 8 bits, by the profile of the file."""
+    if file.premultiplied and samples.alpha is not None:
+        raise ProfileError("the pixels are premultiplied")
+    convert = converter(file.colour.icc, samples.space)
+    rgb, alpha = samples.rgb, samples.alpha
+    if alpha is not None and alpha.dtype == np.uint16:
+        alpha = rounded_to_8_bits(alpha)
+    converted = np.empty(rgb.shape, np.uint8)
+    for part in blocks(*rgb.shape[:2]):
+        stored = rgb[part] if rgb.dtype == np.uint8 else to_8_bits(rgb[part])
+        converted[part] = convert(stored[..., 0] if samples.space == "GRAY" else stored)
+    return replace(samples, rgb=converted, alpha=alpha)
 
 
-def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels as stored to pixels as seen (EXIF 2.32, table 6)."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
+def _pair_warnings(reference: Image, candidate: Image) -> Iterator[str]:
+    if reference.alpha != candidate.alpha:
+        yield f"only the {'reference' if reference.alpha else 'candidate'} has transparency"
+    for side, image in (("reference", reference), ("candidate", candidate)):
+        if image.damaged_exif:
+            yield f"the EXIF data of the {side} is damaged and is ignored"
+        if image.format == "MPO":
+            yield f"the {side} holds several images, of which the first is judged"
+        if image.mode == "CMYK":
+            yield f"the {side} is CMYK, converted without a colour profile"
+
+
+def _seen(file: ImageFile, samples: Samples, background: RGB, colour: Colour) -> Image:
+    alpha = samples.alpha
+    opaque = alpha is None or bool(alpha.min() == np.iinfo(alpha.dtype).max)
+    # Each component as far away as it can be.
+    opposite = tuple(255 if component < 128 else 0 for component in background)
+    return Image(
+        pixels=_upright(samples, file.orientation, None if opaque else background),
+        opposite=None if opaque else _upright(samples, file.orientation, opposite),
+        path=file.path,
+        format=file.format,
+        mode=samples.mode,
+        bits=file.bits,
+        orientation=file.orientation,
+        alpha=alpha is not None,
+        colour=colour,
+        damaged_exif=file.damaged_exif,
+    )
+
+
+def _upright(samples: Samples, orientation: int, background: tuple[int, ...] | None) -> np.ndarray:
+    """The pixels turned, and over a background unless they are opaque."""
+    rgb = samples.rgb
+    if background is None and orientation == 1 and rgb.flags.c_contiguous:
+        return rgb
+    height, width = rgb.shape[:2]
+    upright = np.empty((width, height, 3) if orientation >= 5 else rgb.shape, rgb.dtype)
+    stored = _as_stored(upright, orientation)
+    for part in blocks(height, width):
+        stored[part] = rgb[part] if background is None else _composite(samples, part, background)
+    return upright
+
+
+def _as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of upright pixels that has them in the order in which they are stored (EXIF 2.32, table 6)."""
     if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
+        upright = upright[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        upright = upright[::-1]
+    return upright.swapaxes(0, 1) if orientation >= 5 else upright
 
 
-def _decode_8bit(
-    file: PIL.Image.Image, bits: int, background: tuple[int, int, int]
-) -> tuple[np.ndarray, bool]:
-    if file.mode not in _EIGHT_BIT_MODES:
-        raise ValueError(f"expected grey, palette, RGB or CMYK pixels, got Pillow's mode {file.mode!r}")
-    if not file.has_transparency_data:
-        return np.asarray(file.convert("RGB")), False
-    transparent = file.info.get("transparency")
-    if bits < 8 and file.mode in ("1", "L") and isinstance(transparent, int) and transparent < 2**bits:
-        # Pillow stretches greys of fewer bits to 8, but, except for 1 bit in its later versions, not the
-        # grey that stands for transparent. A stretched one other than 0 is never as small as this.
-        file.info["transparency"] = transparent * (255 // (2**bits - 1))
-    rgba = np.asarray(file.convert("RGBA"))
-    return _composite(rgba[..., :3], rgba[..., 3], background), True
-
-
-def _decode_16bit(
-    file: PIL.Image.Image, data: bytes, tags: dict[int, Any], background: tuple[int, int, int]
-) -> tuple[np.ndarray, bool]:
-    # Imported here: most runs see no 16-bit image.
-    import cv2
-
-    if file.format == "TIFF":
-        _check_tiff_layout(tags)
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16 or decoded.shape[1::-1] != file.size:
-        raise ValueError(f"expected 16-bit pixels that OpenCV can decode, got a {file.format} that it cannot")
-    if decoded.ndim == 2:
-        return _grey_16bit(decoded, file, tags, background)
-    rgb = decoded[..., 2::-1]
-    # A fourth sample that the TIFF does not declare to be alpha is not alpha; Pillow drops it as well.
-    has_alpha = decoded.shape[2] == 4 and (file.format == "PNG" or file.mode == "RGBA")
-    if not has_alpha:
-        return rgb, False
-    premultiplied = 1 in np.atleast_1d(tags.get(338, 0))
-    return _composite(rgb, decoded[..., 3], background, premultiplied=premultiplied), True
-
-
-def _check_tiff_layout(tags: dict[int, Any]) -> None:
-    photometric, samples, planar = tags.get(262, 0), tags.get(277, 1), tags.get(284, 1)
-    if (photometric, samples) not in ((0, 1), (1, 1), (2, 3), (2, 4)) or planar != 1:
-        raise ValueError(
-            "expected a 16-bit TIFF of interleaved grey, RGB or RGBA samples, got photometric "
-            f"interpretation {photometric}, {samples} samples per pixel, planar configuration {planar}"
-        )
-
-
-def _grey_16bit(
-    grey: np.ndarray, file: PIL.Image.Image, tags: dict[int, Any], background: tuple[int, int, int]
-) -> tuple[np.ndarray, bool]:
-    if file.format == "TIFF" and tags.get(262, 0) == 0:  # white is zero
-        grey = np.uint16(65535) - grey
-    rgb = np.repeat(grey[..., None], 3, axis=2)
-    transparent = file.info.get("transparency")
-    if file.format != "PNG" or not isinstance(transparent, int):
-        return rgb, False
-    alpha = np.where(grey == transparent, 0, 65535).astype(np.uint16)
-    return _composite(rgb, alpha, background), True
-
-
-def _composite(
-    rgb: np.ndarray, alpha: np.ndarray, background: tuple[int, int, int], *, premultiplied: bool = False
-) -> np.ndarray:
+def _composite(samples: Samples, part: tuple[slice, slice], background: tuple[int, ...]) -> np.ndarray:
     """rgb alpha + background (1 - alpha), rounded to nearest, in exact integers."""
+    assert samples.alpha is not None
+    rgb, alpha = samples.rgb[part], samples.alpha[part]
     top = np.uint32(np.iinfo(rgb.dtype).max)
     behind = np.asarray(background, dtype=np.uint32) * (top // np.uint32(255))
     opacity = alpha[..., None].astype(np.uint32)
     # The largest sum, 65535 * 65535 + 32767, still fits 32 bits.
-    front = rgb.astype(np.uint32) * (top if premultiplied else opacity)
-    if premultiplied:
+    front = rgb.astype(np.uint32) * (top if samples.premultiplied else opacity)
+    if samples.premultiplied:
         # Samples above their alpha are invalid; this keeps them from wrapping around.
         front = np.minimum(front, opacity * top)
     return ((front + behind * (top - opacity) + top // np.uint32(2)) // top).astype(rgb.dtype)

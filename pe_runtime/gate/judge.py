@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pe_runtime.gate.images import Image, as_float, read_image
+from pe_runtime.gate.images import (
+    Image,
+    as_float,
+    check_colour,
+    check_same_colours,
+    check_same_size,
+    read_image,
+    read_pair,
+    rounded_to_8_bits,
+)
 from pe_runtime.gate.metric_file import MetricFile, read_metric
 from pe_runtime.ort import DOMAIN, open_session
 
@@ -49,10 +58,12 @@ class Judge:
         threads: threads that ONNX Runtime computes one score with; 0 is one per core. Scores of different
             thread counts differ by rounding at most.
         provider: where ONNX Runtime computes: "cpu", "cuda" or another of its execution providers.
+        colour: what becomes of files that describe their colours differently. "srgb": ICC profiles are
+            applied, other descriptions are an error; "stored": the stored values are compared.
 
     Raises:
         ValueError: the file is no metric, or cannot be loaded by the provider; no threshold, or not a
-            finite number >= 0; maps from a metric without; an unknown provider or thread count.
+            finite number >= 0; maps from a metric without; an unknown provider, thread count or colour.
         OSError: the file cannot be read.
         ModuleNotFoundError: ONNX Runtime is not installed.
 
@@ -67,7 +78,10 @@ class Judge:
         maps: bool = False,
         threads: int = 0,
         provider: str = "cpu",
+        colour: str = "srgb",
     ) -> None:
+        check_colour(colour)
+        self.colour = colour
         if threads < 0:
             raise ValueError(f"threads: expected 0 (one per core) or more, got {threads}")
         self.metric: MetricFile = read_metric(metric)
@@ -88,9 +102,12 @@ class Judge:
     ) -> Verdict:
         """Compare two images; the result depends on nothing but the two.
 
+        Images with pixels that are not opaque are compared over the background and over the colour opposite
+        to it (files: mid-grey and black), and the worse score counts.
+
         Args:
             reference: what it should look like: an image file, an `Image`, or an array (H, W, 3) of RGB,
-                uint8 or uint16.
+                uint8 or uint16. Of two files, the colours are compared as well.
             distorted: what is judged, of the same size.
 
         Returns:
@@ -98,31 +115,48 @@ class Judge:
 
         Raises:
             ValueError: sizes that differ or are too small for the metric; a file that `read_image`
-                refuses; the metric failed, or gave a score that is negative or not finite.
+                refuses; two images whose colours are described differently; the metric failed, or gave a
+                score that is negative or not finite.
             TypeError: an array of another type.
         """
-        images = {"reference": _pixels(reference, "reference"), "distorted": _pixels(distorted, "distorted")}
-        first, second = images["reference"].shape, images["distorted"].shape
-        if first != second:
-            raise ValueError(
-                "reference and distorted: expected the same width and height, "
-                f"got {first[1]} x {first[0]} and {second[1]} x {second[0]}"
-            )
+        warnings: tuple[str, ...] = ()
+        if isinstance(reference, str | os.PathLike) and isinstance(distorted, str | os.PathLike):
+            reference, distorted, warnings = read_pair(reference, distorted, colour=self.colour)
+        elif isinstance(reference, Image) and isinstance(distorted, Image):
+            self._check_colours(reference, distorted)
+        images = [_images(reference, "reference"), _images(distorted, "distorted")]
+        first, second = (pixels.shape for pixels, _ in images)
+        check_same_size((first[1], first[0]), (second[1], second[0]))
         if min(first[:2]) < self.metric.min_size:
             raise ValueError(
                 f"reference and distorted: expected width and height of at least {self.metric.min_size}, "
                 f"got {first[1]} x {first[0]}"
             )
-        outputs = self._run({name: self._tensor(pixels) for name, pixels in images.items()})
-        score = _checked_score(outputs["score"])
-        return Verdict(score, self.threshold, _checked_map(outputs.get("map")), self._warnings(images))
+        score, found = self._compare([pixels for pixels, _ in images])
+        if any(opposite is not None for _, opposite in images):
+            over = self._compare([pixels if opposite is None else opposite for pixels, opposite in images])
+            score, found = over if over[0] > score else (score, found)
+        return Verdict(score, self.threshold, found, warnings + self._warnings([p for p, _ in images]))
+
+    def _check_colours(self, reference: Image, distorted: Image) -> None:
+        if self.colour == "stored" or reference.colour == distorted.colour:
+            return
+        check_same_colours(reference.colour, distorted.colour)
+        raise ValueError(
+            "reference and distorted: expected colours described alike, got an ICC profile in one; "
+            "read_image(..., colour='srgb') applies it"
+        )
+
+    def _compare(self, pair: list[np.ndarray]) -> tuple[float, np.ndarray | None]:
+        tensors = [self._tensor(pixels) for pixels in pair]
+        outputs = self._run(dict(zip(("reference", "distorted"), tensors, strict=True)))
+        return _checked_score(outputs["score"]), _checked_map(outputs.get("map"))
 
     def _tensor(self, pixels: np.ndarray) -> np.ndarray:
         if self.metric.input_type == "float32":
             return as_float(pixels)[None]
         if pixels.dtype == np.uint16:
-            # 65535 = 255 * 257, so that this is 255 x / 65535 rounded; 257 is odd, so nothing is halfway.
-            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+            pixels = rounded_to_8_bits(pixels)
         return np.ascontiguousarray(pixels[None])
 
     def _run(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -132,8 +166,8 @@ class Judge:
             raise ValueError(f"metric: expected to run on this pair, but: {_one_line(error)}") from error
         return dict(zip(self._outputs, outputs, strict=True))
 
-    def _warnings(self, images: dict[str, np.ndarray]) -> tuple[str, ...]:
-        if self.metric.input_type == "uint8" and any(i.dtype == np.uint16 for i in images.values()):
+    def _warnings(self, images: list[np.ndarray]) -> tuple[str, ...]:
+        if self.metric.input_type == "uint8" and any(pixels.dtype == np.uint16 for pixels in images):
             return ("16-bit pixels rounded to 8 bits, which the metric takes",)
         return ()
 
@@ -148,20 +182,23 @@ def _checked_threshold(threshold: float | None, metric: MetricFile) -> float:
     return float(threshold)
 
 
-def _pixels(image: Image | np.ndarray | str | os.PathLike[str], name: str) -> np.ndarray:
-    if isinstance(image, Image):
-        return image.pixels
+def _images(
+    image: Image | np.ndarray | str | os.PathLike[str], name: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels over the background, and over its opposite where some are not opaque."""
     if isinstance(image, str | os.PathLike):
         try:
-            return read_image(image).pixels
+            image = read_image(image)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+    if isinstance(image, Image):
+        return image.pixels, image.opposite
     if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.uint16):
         got = f"{image.dtype} array" if isinstance(image, np.ndarray) else type(image).__name__
         raise TypeError(f"{name}: expected a file, an Image, or an array of uint8 or uint16, got {got}")
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"{name}: expected shape (H, W, 3), got {image.shape}")
-    return image
+    return image, None
 
 
 def _checked_score(value: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from pe_runtime.gate.images import DEFAULT_BACKGROUND, Image, read_image
+from pe_runtime.gate.images import DEFAULT_BACKGROUND, RGB, Image, read_pair
 from pe_runtime.gate.judge import Judge
 from pe_runtime.gate.maps import write_map
 from pe_runtime.gate.pairs import Pair
@@ -51,10 +51,11 @@ def judge_pairs(
     judge: Judge,
     pairs: Iterable[Pair],
     *,
-    background: tuple[int, int, int] = DEFAULT_BACKGROUND,
+    background: RGB = DEFAULT_BACKGROUND,
     jobs: int = 0,
     maps: str | os.PathLike[str] | None = None,
     map_max: float | None = None,
+    strict: bool = False,
 ) -> Iterator[Result]:
     """Judge pairs in order. A pair that cannot be judged gives an error and does not stop the others.
 
@@ -66,6 +67,7 @@ def judge_pairs(
             memory beside the one being judged.
         maps: directory for difference maps, each NAME.png.
         map_max: the map value at the top of the colour scale, needed with `maps`.
+        strict: a pair with warnings is an error.
 
     Yields:
         One result per pair, in the order of the pairs.
@@ -81,15 +83,16 @@ def judge_pairs(
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="decode")
     try:
         waiting: deque[tuple[Pair, Future[_Decoded]]] = deque(
-            (pair, pool.submit(_decode, pair, background)) for pair in islice(remaining, jobs + 1)
+            (pair, pool.submit(_decode, pair, background, judge.colour))
+            for pair in islice(remaining, jobs + 1)
         )
         while waiting:
             pair, decoding = waiting.popleft()
-            result = _judge(judge, pair, decoding, maps, map_max)
+            result = _judge(judge, pair, decoding, maps, map_max, strict)
             del decoding  # it holds the pixels
             yield result
             for following in islice(remaining, 1):
-                waiting.append((following, pool.submit(_decode, following, background)))
+                waiting.append((following, pool.submit(_decode, following, background, judge.colour)))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -101,35 +104,12 @@ class _Decoded:
     warnings: tuple[str, ...]
 
 
-def _decode(pair: Pair, background: tuple[int, int, int]) -> _Decoded:
+def _decode(pair: Pair, background: RGB, colour: str) -> _Decoded:
     if pair.reference is None:
         raise ValueError(f"reference: expected a file for candidate {pair.candidate}, got none")
     if pair.candidate is None:
         raise ValueError(f"candidate: expected a file for reference {pair.reference}, got none")
-    reference = _read(pair.reference, "reference", background)
-    candidate = _read(pair.candidate, "candidate", background)
-    return _Decoded(reference, candidate, tuple(_pair_warnings(reference, candidate)))
-
-
-def _read(path: Path, side: str, background: tuple[int, int, int]) -> Image:
-    try:
-        return read_image(path, background=background)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{side}: {error}") from error
-
-
-def _pair_warnings(reference: Image, candidate: Image) -> Iterator[str]:
-    if reference.path.samefile(candidate.path):
-        yield "reference and candidate are the same file"
-    if reference.icc != candidate.icc:
-        yield "the ICC profiles differ, and are not applied"
-    if reference.alpha != candidate.alpha:
-        yield f"only the {'reference' if reference.alpha else 'candidate'} has transparency"
-    for side, image in (("reference", reference), ("candidate", candidate)):
-        if image.format == "MPO":
-            yield f"the {side} holds several images, of which the first is judged"
-        if image.mode == "CMYK":
-            yield f"the {side} is CMYK, converted without a colour profile"
+    return _Decoded(*read_pair(pair.reference, pair.candidate, background=background, colour=colour))
 
 
 def _judge(
@@ -138,6 +118,7 @@ def _judge(
     decoding: Future[_Decoded],
     maps: str | os.PathLike[str] | None,
     map_max: float | None,
+    strict: bool,
 ) -> Result:
     try:
         images = decoding.result()
@@ -145,6 +126,10 @@ def _judge(
     except (ValueError, TypeError, OSError, MemoryError) as error:
         reason = str(error) or type(error).__name__
         return Result(pair.name, pair.reference, pair.candidate, ERROR, error=reason)
+    warnings = images.warnings + verdict.warnings
+    if strict and warnings:
+        reason = f"--strict: {'; '.join(warnings)}"
+        return Result(pair.name, pair.reference, pair.candidate, ERROR, error=reason, warnings=warnings)
     height, width = images.reference.pixels.shape[:2]
     written = None
     if maps is not None and verdict.map is not None and map_max is not None:
@@ -158,6 +143,6 @@ def _judge(
         score=verdict.score,
         width=width,
         height=height,
-        warnings=images.warnings + verdict.warnings,
+        warnings=warnings,
         map=written,
     )

@@ -79,6 +79,87 @@ def profile():
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
+def swapped_profile():
+    """sRGB whose first sample is blue and whose third is red."""
+    data = bytearray(profile())
+    red, blue = data.find(b"rXYZ"), data.find(b"bXYZ")
+    data[red : red + 4], data[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    return bytes(data)
+
+
+def bare_profile(space, gamma=1.0):
+    """An ICC profile of version 2 with a white point and one tone curve, which suits grey."""
+    curve = struct.pack(">4sIIHxx", b"curv", 0, 1, round(gamma * 256))
+    white = struct.pack(">4sI3i", b"XYZ ", 0, 63190, 65536, 54061)
+    tags = [(b"wtpt", white), (b"kTRC", curve)]
+    table, body, at = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for name, data in tags:
+        table += struct.pack(">4sII", name, at + len(body), len(data))
+        body += data
+    header = bytearray(128)
+    struct.pack_into(">I4xI4s4s4s", header, 0, at + len(body), 0x02100000, b"mntr", space, b"XYZ ")
+    header[36:40] = b"acsp"
+    struct.pack_into(">3i", header, 68, 63190, 65536, 54061)
+    return bytes(header) + table + body
+
+
+def chrm(*numbers):
+    return chunk(b"cHRM", struct.pack(">8I", *numbers))
+
+
+def icc(data):
+    return chunk(b"iCCP", b"x\0\0" + zlib.compress(data))
+
+
+SRGB_CHRM = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+BLUE_FIRST_CHRM = (31270, 32900, 15000, 6000, 30000, 60000, 64000, 33000)
+COLOUR_CHUNKS = {
+    "srgb": chunk(b"sRGB", b"\0"),
+    "gamma 1": chunk(b"gAMA", struct.pack(">I", 100000)),
+    "gamma sRGB": chunk(b"gAMA", struct.pack(">I", 45455)),
+    "gamma near": chunk(b"gAMA", struct.pack(">I", 45955)),
+    "gamma not near": chunk(b"gAMA", struct.pack(">I", 45956)),
+    "chrm sRGB": chrm(*SRGB_CHRM),
+    "chrm": chrm(*BLUE_FIRST_CHRM),
+    "chrm sRGB gamma 1": chrm(*SRGB_CHRM) + chunk(b"gAMA", struct.pack(">I", 100000)),
+    "chrm gamma sRGB": chrm(*BLUE_FIRST_CHRM) + chunk(b"gAMA", struct.pack(">I", 45455)),
+    "cicp sRGB": chunk(b"cICP", bytes([1, 13, 0, 1])),
+    "cicp PQ": chunk(b"cICP", bytes([9, 16, 0, 1])),
+    "cicp PQ, srgb": chunk(b"cICP", bytes([9, 16, 0, 1])) + chunk(b"sRGB", b"\0"),
+    "srgb, gamma 1": chunk(b"sRGB", b"\0") + chunk(b"gAMA", struct.pack(">I", 100000)),
+    "icc sRGB": icc(profile()),
+    "icc swapped": icc(swapped_profile()),
+    "icc grey": icc(bare_profile(b"GRAY")),
+    "icc CMYK": icc(bare_profile(b"CMYK")),
+    "icc damaged": icc(b"no profile"),
+    "icc sRGB, gamma 1": icc(profile()) + chunk(b"gAMA", struct.pack(">I", 100000)),
+}
+
+
+def coloured():
+    """PNGs that describe their colours, of all kinds of pixels."""
+    for name, chunks in COLOUR_CHUNKS.items():
+        yield f"rgb {name}.png", png(PHOTO, depth=8, colour=2, chunks=chunks)
+        yield f"grey {name}.png", png(GREY, depth=8, colour=0, chunks=chunks)
+        yield f"rgba {name}.png", png(with_alpha(PHOTO, ALPHA), depth=8, colour=6, chunks=chunks)
+        yield f"rgb16 {name}.png", png(DEEP, depth=16, colour=2, chunks=chunks)
+        yield f"grey16 {name}.png", png(GREY16, depth=16, colour=0, chunks=chunks)
+        yield f"la16 {name}.png", png(with_alpha(GREY16, ALPHA), depth=16, colour=4, chunks=chunks)
+    image = PIL.Image.fromarray(PHOTO)
+    swapped = swapped_profile()
+    yield "swapped.jpg", saved(image, "JPEG", icc_profile=swapped)
+    yield "grey swapped.jpg", saved(GREY, "JPEG", icc_profile=swapped)
+    yield "cmyk swapped.jpg", saved(image.convert("CMYK"), "JPEG", icc_profile=swapped)
+    yield "swapped.webp", saved(image, "WEBP", lossless=True, icc_profile=swapped)
+    yield "swapped.tif", saved(image, "TIFF", icc_profile=swapped)
+    for depth, rgb in ((8, PHOTO), (16, DEEP)):
+        samples = with_alpha(rgb, ALPHA)
+        samples[..., :3] = np.minimum(samples[..., :3], samples[..., 3:])
+        for extra in (1, 2):
+            data = tiff(samples, {338: extra, 34675: list(swapped)}, byte_tags=(34675,))
+            yield f"extra{extra} {depth} swapped.tif", data
+
+
 def jpegs():
     image = PIL.Image.fromarray(PHOTO)
     for subsampling in (0, 1, 2):

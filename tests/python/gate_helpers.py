@@ -144,8 +144,13 @@ def exif(orientation: int) -> bytes:
     return struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, 274, 3, 1, orientation, 0, 0)
 
 
-def tiff(samples: np.ndarray, tags: dict[int, int | list[int]] | None = None) -> bytes:
-    """An uncompressed little-endian TIFF of one strip; (H, W) or (H, W, C); `tags` adds or replaces."""
+def tiff(
+    samples: np.ndarray, tags: dict[int, int | list[int]] | None = None, *, byte_tags: tuple[int, ...] = ()
+) -> bytes:
+    """An uncompressed little-endian TIFF of one strip; (H, W) or (H, W, C); `tags` adds or replaces.
+
+    Values are SHORT, offsets and byte counts LONG, those of `byte_tags` BYTE.
+    """
     height, width = samples.shape[:2]
     count = 1 if samples.ndim == 2 else samples.shape[2]
     pixels = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
@@ -167,10 +172,10 @@ def tiff(samples: np.ndarray, tags: dict[int, int | list[int]] | None = None) ->
     for tag in sorted(entries):
         value = entries[tag]
         values = value if isinstance(value, list) else [value]
-        long = tag in (273, 279)
-        packed = struct.pack(f"<{len(values)}{'I' if long else 'H'}", *values)
+        kind, form = (4, "I") if tag in (273, 279) else (1, "B") if tag in byte_tags else (3, "H")
+        packed = struct.pack(f"<{len(values)}{form}", *values)
         if len(packed) > 4:
             packed, extra = struct.pack("<I", end + len(extra)), extra + packed
-        directory += struct.pack("<HHI", tag, 4 if long else 3, len(values)) + packed.ljust(4, b"\0")
+        directory += struct.pack("<HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
     body = struct.pack("<H", len(entries)) + directory + struct.pack("<I", 0)
     return struct.pack("<2sHI", b"II", 42, end + len(extra)) + pixels + extra + body

@@ -166,12 +166,21 @@ def test_match_stem(run_command, folders, metric):
 
 def test_background(run_command, tmp_path, metric):
     pixels = np.full((8, 8, 4), 255, np.uint8)
-    (tmp_path / "white.png").write_bytes(png(pixels, depth=8, colour=6))
+    pixels[..., 3] = 254
+    (tmp_path / "veiled.png").write_bytes(png(pixels, depth=8, colour=6))
+    pixels[..., :3] = 0
     pixels[..., 3] = 0
     (tmp_path / "clear.png").write_bytes(png(pixels, depth=8, colour=6))
-    common = ("gate", tmp_path / "white.png", tmp_path / "clear.png", "--metric", metric, "--threshold", 0.01)
-    assert run_command(*common)[0] == 1
-    assert run_command(*common, "--background", "white")[0] == 0
+    (tmp_path / "grey.png").write_bytes(png(np.full((8, 8), 128), depth=8, colour=0))
+    common = ("gate", tmp_path / "clear.png", "--metric", metric, "--threshold", 0.3)
+    # Grey like the background is told from what is clear by the second background, which is black.
+    code, out, _ = run_command(*common, tmp_path / "grey.png")
+    assert code == 0
+    assert float(lines_of(out)["grey.png"][0]) == pytest.approx((128 / 255) ** 2, rel=1e-5)
+    # White over black and over white, but clear over the other two: the worse of both.
+    code, out, _ = run_command(*common, tmp_path / "veiled.png", "--background", "white")
+    assert code == 1
+    assert float(lines_of(out)["veiled.png"][0]) == pytest.approx((254 / 255) ** 2, rel=1e-4)
     assert run_command(*common, "--background", "puce-ish")[0] == 2
 
 

@@ -243,7 +243,7 @@ REFUSED = {
     "no pixels": (lambda: png(np.zeros((0, 5)), depth=8, colour=0), "expected a PNG"),
     "bad checksum": (
         lambda: png(photo(), depth=8, colour=2).replace(b"IDAT", b"IDAT!"),
-        "broken data stream",
+        "wrong checksum",
     ),
     "pixels elsewhere": (lambda: tiff(GREY16, {273: 1_000_000}), "truncated"),
 }

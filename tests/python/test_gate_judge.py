@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gate_helpers import FLOAT, metadata, png, save_model, write_metric
+from gate_helpers import FLOAT, chunk, metadata, png, save_model, write_metric
 
 from pe_runtime.gate import Judge, Pair, Report, Result, find_pairs, judge_pairs, read_metric
 
@@ -353,17 +353,22 @@ def test_verdict_on_all(verdicts, error, expected):
 
 def test_warnings_about_a_pair(tmp_path, metric):
     picture = PIL.Image.fromarray(images()[0])
-    picture.save(tmp_path / "a.png", icc_profile=b"profile")
+    damaged = chunk(b"eXIf", b"II*\2")
+    (tmp_path / "a.png").write_bytes(png(images()[0], depth=8, colour=2, chunks=damaged))
     picture.convert("RGBA").save(tmp_path / "b.png")
     picture.convert("CMYK").save(tmp_path / "c.jpg")
     judge = Judge(metric, 1.0)
     pairs = [Pair(str(n), tmp_path / a, tmp_path / b) for n, (a, b) in enumerate(
         [("a.png", "a.png"), ("a.png", "b.png"), ("b.png", "c.jpg")])]  # fmt: skip
     same, alpha, cmyk = (result.warnings for result in judge_pairs(judge, pairs))
-    assert same == ("reference and candidate are the same file",)
+    assert same == (
+        "reference and candidate are the same file",
+        "the EXIF data of the reference is damaged and is ignored",
+        "the EXIF data of the candidate is damaged and is ignored",
+    )
     assert alpha == (
-        "the ICC profiles differ, and are not applied",
         "only the candidate has transparency",
+        "the EXIF data of the reference is damaged and is ignored",
     )
     assert cmyk == (
         "only the reference has transparency",

@@ -153,3 +153,100 @@ def test_every_file_is_in_one_pair(tmp_path_factory, left, right):
     assert [pair.name for pair in pairs] == sorted(left | right)
     assert {p.reference.relative_to(a).as_posix() for p in pairs if p.reference} == left
     assert {p.candidate.relative_to(b).as_posix() for p in pairs if p.candidate} == right
+
+
+@pytest.mark.parametrize("name", ["a.avif", "a.HEIC", "deep/a.gif", "a.jxl", "a.exr", "a.svg", "a.jp2"])
+def test_images_that_are_not_read_make_pairs(roots, name):
+    pairing = find_pairs(make(roots[0], "x.png", name), make(roots[1], "x.png", name))
+    assert sorted(pair.name for pair in pairing.pairs) == sorted(["x.png", name])
+    assert pairing.skipped == ()
+
+
+BEGINNINGS = {
+    "PNG": b"\x89PNG\r\n\x1a\n",
+    "JPEG": b"\xff\xd8\xff\xe0",
+    "WebP": b"RIFF\x10\0\0\0WEBPVP8 ",
+    "TIFF": b"MM\0*\0\0\0\x08",
+    "BigTIFF": b"II+\0\x08\0\0\0",
+    "GIF": b"GIF89a",
+    "AVIF": b"\0\0\0\x20ftypavif",
+    "HEIF": b"\0\0\0\x18ftypmif1",
+    "JPEG XL": bytes.fromhex("0000000C4A584C200D0A870A"),
+    "JPEG 2000": bytes.fromhex("0000000C6A5020200D0A870A"),
+    "OpenEXR": b"\x76\x2f\x31\x01",
+    "QOI": b"qoif",
+    "Radiance": b"#?RADIANCE\n",
+}
+
+
+@pytest.mark.parametrize("kind", BEGINNINGS)
+def test_the_content_makes_an_image_too(roots, kind):
+    a, b = make(roots[0], "x.png", "frame", "data.bin"), make(roots[1], "x.png")
+    (a / "frame").write_bytes(BEGINNINGS[kind])
+    (a / "data.bin").write_bytes(BEGINNINGS[kind] + b"\0" * 100)
+    pairing = find_pairs(a, b)
+    assert [pair.name for pair in pairing.pairs] == ["data.bin", "frame", "x.png"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"BM", b"BM6\0", b"\xff\x0a", b"RIFF\x10\0\0\0WAVE", b"\0\0\0\x18ftypisom"]
+)
+def test_content_that_makes_no_image(roots, content):
+    a, b = make(roots[0], "x.png", "data.bin"), make(roots[1], "x.png")
+    (a / "data.bin").write_bytes(content)
+    assert find_pairs(a, b).skipped == (f"{a / 'data.bin'} (not an image by its suffix)",)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=40), name=st.sampled_from(["data", "data.bin", "data.png"]))
+def test_whatever_a_file_holds_it_is_paired_or_listed(tmp_path_factory, content, name):
+    root = tmp_path_factory.mktemp("content")
+    make(root, "x.png")
+    (root / name).write_bytes(content)
+    pairing = find_pairs(root, root)
+    assert len(pairing.pairs) - 1 + len(pairing.skipped) // 2 == 1
+
+
+def test_what_cannot_be_looked_into(roots):
+    a, b = make(roots[0], "x.png"), make(roots[1], "x.png")
+    (a / "gone").symlink_to(a / "nowhere")
+    os.mkfifo(a / "pipe")
+    os.mkfifo(a / "pipe.png")
+    pairing = find_pairs(a, b)
+    # A pipe would be waited for; by its name it may be an image, which reading it then refuses.
+    assert [pair.name for pair in pairing.pairs] == ["gone", "pipe.png", "x.png"]
+    assert pairing.skipped == (f"{a / 'pipe'} (not an image by its suffix)",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "ignored"),
+    [
+        ("*.gif", {"a.gif", "deep/b.gif"}),
+        ("deep/*", {"deep/b.gif", "deep/er/c.png"}),
+        ("deep/*.gif", {"deep/b.gif"}),
+        ("a.gif", {"a.gif"}),
+        ("er/c.png", set()),
+        ("[ab].gif", {"a.gif", "deep/b.gif"}),
+        ("[!a].gif", {"deep/b.gif"}),
+        ("?.GIF", set()),
+        ("notes*", {"notes.txt"}),
+        ("\\*.gif", set()),
+    ],
+)
+def test_ignore(roots, pattern, ignored):
+    names = ("a.gif", "deep/b.gif", "deep/er/c.png", "notes.txt", "x.png", ".hidden.gif")
+    a, b = make(roots[0], *names), make(roots[1], *names)
+    pairing = find_pairs(a, b, ignore=[pattern, "no such"])
+    lines = {f"{root / name} (ignored)" for root in (a, b) for name in ignored}
+    assert lines == {line for line in pairing.skipped if line.endswith("(ignored)")}
+    assert {pair.name for pair in pairing.pairs} == set(names) - ignored - {"notes.txt", ".hidden.gif"}
+    assert f"{a / '.hidden.gif'} (hidden)" in pairing.skipped
+
+
+def test_files_skipped_unasked_are_counted(roots):
+    a = make(roots[0], "x.png", ".hidden", "notes.txt", "left.png", "old.gif")
+    b = make(roots[1], "x.png", "right.png", "notes.txt", "data.bin")
+    (b / "loop").symlink_to(b, target_is_directory=True)
+    pairing = find_pairs(a, b, allow_missing=True, allow_extra=True, ignore=["*.gif"])
+    assert len(pairing.skipped) == 8
+    assert pairing.unexpected == 4  # the notes, the data, the loop

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdlib>
 #include <functional>
+#include <iterator>
 
 #include "../text.h"
 #include "image.h"
@@ -82,14 +83,6 @@ Header read_header(const Bytes& data) {
     return header;
 }
 
-// Which byte of a pixel a mask takes.
-int byte_of(uint32_t mask) {
-    for (int i = 0; i < 4; ++i) {
-        if (mask == 0xFFu << (8 * i)) return i;
-    }
-    throw Error("expected a BMP whose bit fields are whole bytes");
-}
-
 using Row = void (*)(const Header&, const uint8_t* palette, const uint8_t* from, Image&, uint8_t* to);
 
 void palette_row(const Header& header, const uint8_t* palette, const uint8_t* from, Image& image,
@@ -113,13 +106,39 @@ void two_byte_row(const Header& header, const uint8_t*, const uint8_t* from, Ima
     }
 }
 
+// The bit fields of whole bytes that programs write, which are all that Pillow reads, and where in a pixel
+// red, green, blue and alpha are.
+struct Fields {
+    uint32_t bits;
+    std::array<uint32_t, 4> masks;
+    std::array<uint8_t, 4> order;
+};
+constexpr Fields kFields[] = {
+    {24, {0xFF0000, 0xFF00, 0xFF, 0}, {2, 1, 0, 0}},
+    {32, {0xFF0000, 0xFF00, 0xFF, 0}, {2, 1, 0, 0}},
+    {32, {0xFF000000, 0xFF0000, 0xFF00, 0}, {3, 2, 1, 0}},
+    {32, {0xFF000000, 0xFF00, 0xFF, 0}, {3, 1, 0, 0}},
+    {32, {0xFF000000, 0xFF0000, 0xFF00, 0xFF}, {3, 2, 1, 0}},
+    {32, {0xFF, 0xFF00, 0xFF0000, 0xFF000000}, {0, 1, 2, 3}},
+    {32, {0xFF0000, 0xFF00, 0xFF, 0xFF000000}, {2, 1, 0, 3}},
+    {32, {0xFF000000, 0xFF00, 0xFF, 0xFF0000}, {3, 1, 0, 2}},
+    {32, {0, 0, 0, 0}, {2, 1, 0, 3}},
+};
+
+const Fields* find_fields(const Header& header) {
+    const auto* found = std::find_if(std::begin(kFields), std::end(kFields), [&](const Fields& fields) {
+        // The mask of alpha means nothing where a pixel has three bytes.
+        const std::ptrdiff_t count = fields.bits == 24 ? 3 : 4;
+        return fields.bits == header.bits &&
+               std::equal(fields.masks.begin(), fields.masks.begin() + count, header.masks.begin());
+    });
+    return found == std::end(kFields) ? nullptr : found;
+}
+
 void byte_row(const Header& header, const uint8_t*, const uint8_t* from, Image& image, uint8_t* to) {
     const int bytes = int(header.bits / 8), channels = image.layout;
-    std::array<int, 4> order = {2, 1, 0, 3};
-    if (header.compression == kBitFields &&
-        std::any_of(header.masks.begin(), header.masks.end(), std::identity())) {
-        for (int c = 0; c < channels; ++c) order[std::size_t(c)] = byte_of(header.masks[std::size_t(c)]);
-    }
+    std::array<uint8_t, 4> order = {2, 1, 0, 3};
+    if (header.compression == kBitFields) order = find_fields(header)->order;
     for (int64_t x = 0; x < image.width; ++x, from += bytes, to += channels) {
         for (int c = 0; c < channels; ++c) to[c] = from[order[std::size_t(c)]];
     }
@@ -132,17 +151,29 @@ void check_kind(const Header& header) {
                                 (masks[0] == 0x7C00 && masks[1] == 0x3E0 && masks[2] == 0x1F);
     const bool plain = header.bits == 1 || header.bits == 4 || header.bits == 8;
     const bool known = (plain && header.compression == kRaw) || (header.bits == 16 && two_byte_masks) ||
-                       header.bits == 24 || header.bits == 32;
+                       ((header.bits == 24 || header.bits == 32) &&
+                        (header.compression == kRaw || find_fields(header) != nullptr));
     if (!known || (header.compression != kRaw && header.compression != kBitFields)) {
-        throw Error("expected an uncompressed BMP of 1, 4, 8, 16, 24 or 32 bits, got compression " +
-                    std::to_string(header.compression) + " of " + std::to_string(header.bits) + " bits");
+        throw Error(
+            "expected an uncompressed BMP of 1, 4, 8, 16, 24 or 32 bits with common bit fields, got "
+            "compression " +
+            std::to_string(header.compression) + " of " + std::to_string(header.bits) + " bits");
     }
-    if (plain && (header.colours == 0 || header.colours > 65536)) {
-        throw Error("expected a palette of 1 to 65536 colours, got " + std::to_string(header.colours));
+    if (plain && (header.colours == 0 || header.colours > 256)) {
+        throw Error("expected a palette of 1 to 256 colours, got " + std::to_string(header.colours));
     }
 }
 
 }  // namespace
+
+std::optional<Size> size_of_bmp(std::string_view data) {
+    try {
+        const Header header = read_header(Bytes(data));
+        return Size{header.width, header.height};
+    } catch (const Error&) {
+        return std::nullopt;
+    }
+}
 
 Image decode_bmp(std::string_view data) {
     const Bytes bytes(data);

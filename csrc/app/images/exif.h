@@ -4,34 +4,62 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 namespace pe::gate {
 
-// The first directory of a classic TIFF structure. What is damaged in it is as if it were not there.
+// The first directory of a TIFF structure, classic or BigTIFF. What is damaged in it is as if it were not
+// there.
 class TagDirectory {
   public:
     explicit TagDirectory(std::string_view data);
 
+    // Without a header, or with a directory that is not whole.
+    bool is_damaged() const { return damaged_; }
+    bool has(uint16_t tag) const { return find(tag).has_value(); }
+    // Where the next directory is, 0 where there is none; nothing where the file ends before that is said.
+    std::optional<uint64_t> next() const { return next_; }
+    // A tag that is there twice; nothing where there is none.
+    std::optional<uint16_t> repeated() const;
     // The first value of an integer tag.
     std::optional<uint32_t> number(uint16_t tag) const;
+    // All values of a tag of unsigned integers, of 2 to 8 bytes or also of one; nothing where it is missing,
+    // of another type, or outside.
+    std::optional<std::vector<uint64_t>> integers(uint16_t tag, bool also_bytes) const;
     // The bytes of all values of a tag.
     std::optional<std::string_view> bytes(uint16_t tag) const;
-    // An unsigned integer of 2 or 4 bytes in the structure's byte order.
-    uint32_t integer(std::string_view bytes) const;
+    // The bytes of a tag of the type BYTE or UNDEFINED; empty where it is missing or of another type, nothing
+    // where they lie outside.
+    std::optional<std::string_view> block(uint16_t tag) const;
+    // The orientation, 1 to 8; nothing where the directory has none. One of another type, count or value
+    // is 1.
+    std::optional<int> orientation() const;
+    // An unsigned integer of up to 8 bytes in the structure's byte order.
+    uint64_t integer(std::string_view bytes) const;
 
   private:
     struct Entry {
         uint16_t type;
-        std::string_view value;
+        uint64_t count;
+        std::optional<std::string_view> value;  // nothing where it lies outside
     };
     std::optional<Entry> find(uint16_t tag) const;
 
     std::string_view data_;
     std::string_view entries_;
-    bool big_endian_ = false;
+    bool big_endian_ = false, big_ = false, damaged_ = true;
+    std::size_t entry_bytes_ = 12;
+    std::optional<uint64_t> next_;
 };
 
-// Orientation, 1 to 8, of an EXIF block and, where that has none, of an XMP packet; 1 where neither has one.
-int orientation_of(std::string_view exif, std::string_view xmp);
+// What an EXIF block and, where that says nothing, an XMP packet say of the orientation.
+struct Orientation {
+    int value;          // 1 to 8; 1 is upright
+    bool damaged_exif;  // upright then, whatever XMP says
+};
+Orientation orientation_of(const std::optional<std::string_view>& exif, std::string_view xmp);
+
+// Of an XMP packet; 1 where it says nothing.
+int xmp_orientation(std::string_view xmp);
 
 }  // namespace pe::gate

@@ -23,35 +23,23 @@ constexpr const char* kExpected = "expected a PNG, JPEG, WebP, BMP or TIFF image
 
 int channels(pe_layout layout) { return layout; }  // of PE_GREY to PE_RGBA
 
-std::string read_file(const std::string& path) {
-    struct stat status;
-    if (stat(path.c_str(), &status) != 0) throw Error(system_error(errno, path));
-    if (!S_ISREG(status.st_mode)) {
-        throw Error(path + ": " + kExpected + ", got something that is not a file");
-    }
-    if (status.st_size > kMaxFileBytes) {
-        throw Error(path + ": expected at most " + std::to_string(kMaxFileBytes) + " bytes, got " +
-                    std::to_string(status.st_size));
-    }
-    std::ifstream file(path, std::ios::binary);
-    if (!file) throw Error(system_error(errno, path));
-    std::string data(std::size_t(status.st_size), '\0');
-    file.read(data.data(), std::streamsize(data.size()));
-    data.resize(std::size_t(file.gcount()));
-    return data;
-}
+struct Format {
+    Image (*decode)(std::string_view data);
+    std::optional<Size> (*size)(std::string_view data);
+};
 
-Image decode(std::string_view data) {
+std::optional<Format> format_of(std::string_view data) {
     const auto starts = [&](std::string_view text) { return data.substr(0, text.size()) == text; };
     using namespace std::string_view_literals;
-    if (starts("\x89PNG\r\n\x1a\n"sv)) return decode_png(data);
-    if (starts("\xff\xd8\xff"sv)) return decode_jpeg(data);
-    if (starts("RIFF"sv) && data.substr(0, 12).substr(8) == "WEBP"sv) return decode_webp(data);
-    if (starts("BM"sv)) return decode_bmp(data);
+    if (starts("\x89PNG\r\n\x1a\n"sv)) return Format{&decode_png, &size_of_png};
+    if (starts("\xff\xd8\xff"sv)) return Format{&decode_jpeg, &size_of_jpeg};
+    if (starts("RIFF"sv) && data.substr(0, 12).substr(8) == "WEBP"sv)
+        return Format{&decode_webp, &size_of_webp};
+    if (starts("BM"sv)) return Format{&decode_bmp, &size_of_bmp};
     for (const std::string_view start : {"II*\0"sv, "MM\0*"sv, "II+\0"sv, "MM\0+"sv}) {
-        if (starts(start)) return decode_tiff(data);
+        if (starts(start)) return Format{&decode_tiff, &size_of_tiff};
     }
-    throw Error(std::string(kExpected) + ", got another kind of file or a damaged header");
+    return std::nullopt;
 }
 
 }  // namespace
@@ -89,13 +77,45 @@ pe_image Image::upright() const {
     return view;
 }
 
-Image read_image(const std::string& path) {
-    const std::string data = read_file(path);
-    try {
-        return decode(data);
-    } catch (const Error& error) {
-        throw Error(path + ": " + error.what());
+bool Image::is_opaque() const {
+    if (!has_alpha()) return true;
+    const std::size_t bytes = sample == PE_UINT16 ? 2 : 1, pixel = std::size_t(channels(layout)) * bytes;
+    for (std::size_t at = pixel - bytes; at < samples.size(); at += pixel) {
+        // The largest value of either type has all bits set.
+        if (samples[at] != 255 || samples[at + bytes - 1] != 255) return false;
     }
+    return true;
+}
+
+std::string read_image_file(const std::string& path) {
+    struct stat status;
+    if (stat(path.c_str(), &status) != 0) throw Error(system_error(errno, path));
+    if (!S_ISREG(status.st_mode)) {
+        throw Error(path + ": " + kExpected + ", got something that is not a file");
+    }
+    if (status.st_size > kMaxFileBytes) {
+        throw Error(path + ": expected at most " + std::to_string(kMaxFileBytes) + " bytes, got " +
+                    std::to_string(status.st_size));
+    }
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw Error(system_error(errno, path));
+    std::string data(std::size_t(status.st_size), '\0');
+    file.read(data.data(), std::streamsize(data.size()));
+    data.resize(std::size_t(file.gcount()));
+    return data;
+}
+
+Image decode_image(std::string_view data) {
+    const std::optional<Format> format = format_of(data);
+    if (!format) throw Error(std::string(kExpected) + ", got another kind of file or a damaged header");
+    return format->decode(data);
+}
+
+std::optional<Size> stored_size(std::string_view data) {
+    const std::optional<Format> format = format_of(data);
+    if (!format) return std::nullopt;
+    const std::optional<Size> size = format->size(data);
+    return size && size->width > 0 && size->height > 0 ? size : std::nullopt;
 }
 
 void check_size(int64_t width, int64_t height) {

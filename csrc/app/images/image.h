@@ -5,9 +5,12 @@
 #include <pe_runtime.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "colour.h"
 
 namespace pe::gate {
 
@@ -18,23 +21,36 @@ struct Image {
     pe_layout layout = PE_RGB;
     pe_sample sample = PE_UINT8;  // or PE_UINT16
     bool premultiplied = false;
+    bool was_premultiplied = false;  // in the file, also where the samples are no longer
     std::vector<uint8_t> samples;
 
-    int orientation = 1;   // of EXIF, 1 to 8; 1 is upright
-    bool cmyk = false;     // it was CMYK before
-    bool several = false;  // the file holds further images
-    std::string icc;       // its ICC profile, which is not applied; empty: none
+    int orientation = 1;        // of EXIF or XMP, 1 to 8; 1 is upright
+    bool damaged_exif = false;  // which is ignored
+    bool cmyk = false;          // it was CMYK before
+    bool several = false;       // the file holds further images
+    ColourDescription colours;  // what its samples mean
 
     bool has_alpha() const { return layout == PE_RGBA || layout == PE_GREY_ALPHA; }
+    // Whether every pixel hides what is behind it.
+    bool is_opaque() const;
     // Makes room for the samples. Throws Error for more pixels than the limit.
     void allocate();
     // The pixels as they are meant to be seen, upright. Valid as long as this object.
     pe_image upright() const;
 };
 
-// Decodes a file; what it holds is found from its content, not from its name. Throws Error, which names the
-// file.
-Image read_image(const std::string& path);
+// The bytes of an image file. Throws Error, which names the file, for what is no regular file or larger than
+// 1 GiB.
+std::string read_image_file(const std::string& path);
+
+// Decodes the bytes of a file; what they are is found from them, not from its name. Throws Error.
+Image decode_image(std::string_view data);
+
+struct Size {
+    int64_t width, height;
+};
+// Width and height as the header says, not turned, without decoding; nothing where no header is found.
+std::optional<Size> stored_size(std::string_view data);
 
 // Decoders of the formats. They throw Error for what is truncated, damaged, animated or of another kind than
 // docs/gate.md lists.
@@ -43,6 +59,13 @@ Image decode_jpeg(std::string_view data);
 Image decode_webp(std::string_view data);
 Image decode_bmp(std::string_view data);
 Image decode_tiff(std::string_view data);
+
+// What `stored_size` finds in each of them.
+std::optional<Size> size_of_png(std::string_view data);
+std::optional<Size> size_of_jpeg(std::string_view data);
+std::optional<Size> size_of_webp(std::string_view data);
+std::optional<Size> size_of_bmp(std::string_view data);
+std::optional<Size> size_of_tiff(std::string_view data);
 
 // For decoders: throw Error for more pixels than the limit, or for another number of images in the file than
 // one.

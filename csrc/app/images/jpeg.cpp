@@ -134,11 +134,16 @@ class JpegReader {
             }
             gain_map |= first && bytes.find(" hdrgm:Version=\"") != std::string_view::npos;
         }
-        image_.orientation = orientation_of(exif, xmp);
+        const Orientation orientation =
+            orientation_of(exif.empty() ? std::nullopt : std::optional<std::string_view>(exif), xmp);
+        image_.orientation = orientation.value;
+        image_.damaged_exif = orientation.damaged_exif;
         image_.several = !gain_map && images_in(index) > 1;
         std::sort(profile.begin(), profile.end());  // by their number, which comes first
         if (!profile.empty() && static_cast<unsigned char>(profile[0][13]) == profile.size()) {
-            for (const std::string_view part : profile) image_.icc += part.substr(kIcc.size() + 2);
+            for (const std::string_view part : profile) {
+                image_.colours.profile += part.substr(kIcc.size() + 2);
+            }
         }
     }
 
@@ -166,7 +171,35 @@ class JpegReader {
     Image image_;
 };
 
+int64_t integer(std::string_view bytes) {
+    int64_t value = 0;
+    for (const char c : bytes) value = value << 8 | static_cast<unsigned char>(c);
+    return value;
+}
+
 }  // namespace
+
+std::optional<Size> size_of_jpeg(std::string_view data) {
+    for (std::size_t at = 2; at + 4 <= data.size();) {
+        const auto marker = static_cast<unsigned char>(data[at + 1]);
+        if (data[at] != '\xff') return std::nullopt;
+        if (marker == 0xFF) {  // filling
+            ++at;
+            continue;
+        }
+        // Start of a frame of any kind; C4, C8 and CC are tables and the like.
+        if (marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC) {
+            if (data.size() - at < 9) return std::nullopt;
+            return Size{integer(data.substr(at + 7, 2)), integer(data.substr(at + 5, 2))};
+        }
+        // What has no length, the pixels and the end.
+        if (marker <= 0x01 || (marker >= 0xD0 && marker <= 0xDA)) return std::nullopt;
+        const auto length = std::size_t(integer(data.substr(at + 2, 2)));
+        if (length < 2 || length > data.size() - at - 2) return std::nullopt;
+        at += 2 + length;
+    }
+    return std::nullopt;
+}
 
 Image decode_jpeg(std::string_view data) { return JpegReader(data).read(); }
 

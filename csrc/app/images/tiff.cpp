@@ -6,6 +6,7 @@
 #include "exif.h"
 #include "image.h"
 #include "tiff_file.h"
+#include "tiff_layout.h"
 
 namespace pe::gate {
 namespace {
@@ -17,7 +18,7 @@ struct Layout {
     uint16_t extra;  // the first extra sample; kNoAlpha: none is named
 };
 
-Layout read_layout(const TiffFile& file, std::string_view data) {
+Layout read_layout(const TiffFile& file, const TagDirectory& directory) {
     Layout layout;
     layout.bits = file.short_tag(TIFFTAG_BITSPERSAMPLE, 1);
     layout.samples = file.short_tag(TIFFTAG_SAMPLESPERPIXEL, 1);
@@ -26,7 +27,7 @@ Layout read_layout(const TiffFile& file, std::string_view data) {
     layout.compression = file.short_tag(TIFFTAG_COMPRESSION, COMPRESSION_NONE);
     if (layout.compression == COMPRESSION_OJPEG) layout.photometric = PHOTOMETRIC_YCBCR;
     // libtiff makes the tag up where it is missing.
-    const std::optional<uint32_t> extra = TagDirectory(data).number(TIFFTAG_EXTRASAMPLES);
+    const std::optional<uint32_t> extra = directory.number(TIFFTAG_EXTRASAMPLES);
     layout.extra = extra ? uint16_t(*extra) : kNoAlpha;
     return layout;
 }
@@ -119,6 +120,7 @@ void read_direct(const TiffFile& file, const Layout& layout, Image& image) {
         layout.samples > colours && (is_alpha(layout.extra) || (rgb && layout.extra == kNoAlpha));
     image.layout = rgb ? (alpha ? PE_RGBA : PE_RGB) : (alpha ? PE_GREY_ALPHA : PE_GREY);
     const bool premultiplied = alpha && layout.extra == EXTRASAMPLE_ASSOCALPHA;
+    image.was_premultiplied = premultiplied;
     const uint32_t top = (1u << layout.bits) - 1;
     const uint32_t scale = layout.bits < 8 ? 255 / top : 1;
     const bool inverted = !rgb && layout.photometric == PHOTOMETRIC_MINISWHITE;
@@ -194,16 +196,30 @@ void read_ycbcr(const TiffFile& file, const Layout& layout, Image& image) {
     });
 }
 
+std::string_view block(const TagDirectory& directory, uint16_t tag) {
+    const std::optional<std::string_view> bytes = directory.block(tag);
+    if (!bytes) throw Error("tag " + std::to_string(tag) + ": expected bytes inside the file");
+    return *bytes;
+}
+
 }  // namespace
 
+std::optional<Size> size_of_tiff(std::string_view data) {
+    const TagDirectory directory(data);
+    const std::optional<uint32_t> width = directory.number(TIFFTAG_IMAGEWIDTH);
+    const std::optional<uint32_t> height = directory.number(TIFFTAG_IMAGELENGTH);
+    return width && height ? std::optional(Size{*width, *height}) : std::nullopt;
+}
+
 Image decode_tiff(std::string_view data) {
+    const TagDirectory directory(data);
+    check_tiff(data, directory);
     const TiffFile file(data);
     Image image;
     image.width = file.long_tag(TIFFTAG_IMAGEWIDTH, 0);
     image.height = file.long_tag(TIFFTAG_IMAGELENGTH, 0);
     check_size(image.width, image.height);
-    check_frames(file.count_directories());
-    const Layout layout = read_layout(file, data);
+    const Layout layout = read_layout(file, directory);
     check_layout(file, layout);
     switch (layout.photometric) {
         case PHOTOMETRIC_PALETTE:
@@ -221,12 +237,9 @@ Image decode_tiff(std::string_view data) {
         default:
             read_direct(file, layout, image);
     }
-    const uint16_t orientation = file.short_tag(TIFFTAG_ORIENTATION, 0);
-    const bool known = TagDirectory(data).number(TIFFTAG_ORIENTATION).has_value();
-    image.orientation = known && orientation >= 1 && orientation <= 8
-                            ? orientation
-                            : orientation_of({}, file.bytes_tag(TIFFTAG_XMLPACKET));
-    image.icc = file.bytes_tag(TIFFTAG_ICCPROFILE);
+    const std::optional<int> orientation = directory.orientation();
+    image.orientation = orientation ? *orientation : xmp_orientation(block(directory, TIFFTAG_XMLPACKET));
+    image.colours.profile = block(directory, TIFFTAG_ICCPROFILE);
     return image;
 }
 

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -21,10 +20,6 @@ class TiffFile {
     // An integer tag of 16 or 32 bits; `otherwise` where the file does not have it.
     uint16_t short_tag(uint32_t tag, uint16_t otherwise) const;
     uint32_t long_tag(uint32_t tag, uint32_t otherwise) const;
-    // A tag of bytes; empty where the file does not have it.
-    std::string_view bytes_tag(uint32_t tag) const;
-
-    int64_t count_directories() const;
     TIFF* get() const { return file_.get(); }
 
     // All rows as they are stored, decompressed: bits in their order, samples of more in the machine's byte

@@ -21,6 +21,13 @@ std::string_view chunk(const WebPDemuxer* file, const char* name) {
 
 }  // namespace
 
+std::optional<Size> size_of_webp(std::string_view data) {
+    int width = 0, height = 0;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(data.data());
+    if (WebPGetInfo(bytes, data.size(), &width, &height) == 0) return std::nullopt;
+    return Size{width, height};
+}
+
 Image decode_webp(std::string_view data) {
     const WebPData bytes = {reinterpret_cast<const uint8_t*>(data.data()), data.size()};
     WebPBitstreamFeatures features;
@@ -58,8 +65,12 @@ Image decode_webp(std::string_view data) {
         }
     }
     const WebPDemuxer* file = WebPAnimDecoderGetDemuxer(decoder.get());
-    image.orientation = orientation_of(chunk(file, "EXIF"), chunk(file, "XMP "));
-    image.icc = chunk(file, "ICCP");
+    const std::string_view exif = chunk(file, "EXIF");
+    const Orientation orientation =
+        orientation_of(exif.empty() ? std::nullopt : std::optional(exif), chunk(file, "XMP "));
+    image.orientation = orientation.value;
+    image.damaged_exif = orientation.damaged_exif;
+    image.colours.profile = chunk(file, "ICCP");
     return image;
 }
 
