@@ -8,10 +8,6 @@ SECONDS = 20
 # CMake and Ninja are those of the environment, which is not activated.
 CMAKE = PATH="$(abspath $(BIN)):$$PATH" cmake
 
-# $(call configure,PRESET). What was found with another environment may be gone with it: ninja, headers.
-configure = $(CMAKE) --preset $(1) --log-level=WARNING -D Python_EXECUTABLE="$(abspath $(BIN)/python)" \
-	$$(grep -qs '^Python_EXECUTABLE:.*=$(abspath $(BIN)/python)$$' build/$(1)/CMakeCache.txt || echo --fresh)
-
 .PHONY: help demo test native-test sanitize fuzz lint bench clean
 
 help:
@@ -38,16 +34,19 @@ native-test: native-test-release
 sanitize: native-test-address native-test-thread
 
 # By the name of the preset, see CMakePresets.json.
-native-test-%: $(VENV)/.installed
+native-test-%: native-build-%
 	@echo "== Testing the native code: $*"
-	$(call configure,$*)
-	$(CMAKE) --build --preset $*
 	PATH="$(abspath $(BIN)):$$PATH" ctest --preset $*
 
-fuzz: $(VENV)/.installed
-	@echo "== Fuzzing what reads files, $(SECONDS) s each target"
-	$(call configure,fuzz)
-	$(CMAKE) --build --preset fuzz
+# What was found with another environment may be gone with it: ninja, headers.
+native-build-%: $(VENV)/.installed
+	@echo "== Building the native code: $*"
+	$(CMAKE) --preset $* --log-level=WARNING -D Python_EXECUTABLE="$(abspath $(BIN)/python)" \
+		$$(grep -qs '^Python_EXECUTABLE:.*=$(abspath $(BIN)/python)$$' build/$*/CMakeCache.txt || echo --fresh)
+	$(CMAKE) --build --preset $*
+
+fuzz: native-build-fuzz
+	@echo "== Fuzzing what reads files, $(SECONDS) s for each target"
 	JOBS=$(JOBS) scripts/fuzz.sh $(SECONDS)
 
 lint: $(VENV)/.installed

@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cpu_kernels(reason): of the kernels for the CPU alone")
+    config.addinivalue_line("markers", "long: takes a minute or more on one core")
     path = config.getoption("--operators")
     if path is not None:
         from pe_runtime import ops
@@ -30,6 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # First, so that no worker is left with one at the end while the others have nothing to do.
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     device = os.environ.get("PE_RUNTIME_TEST_DEVICE", "cpu")
     if config.getoption("--operators") is None and device == "cpu":
         return

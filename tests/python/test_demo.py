@@ -88,6 +88,7 @@ def test_tables_and_files_hold_every_score(tmp_path):
     assert np.ptp(np.asarray(Image.open(tmp_path / "scores.png").convert("L"))) > 100
 
 
+@pytest.mark.long
 def test_demo_from_end_to_end(tmp_path):
     folder, output = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()

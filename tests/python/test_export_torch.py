@@ -176,6 +176,7 @@ def test_operators_are_used_where_they_are_there(tmp_path, monkeypatch):
         assert "pe_runtime::channel_distance" in str(load(fused).inlined_graph)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_package(tmp_path, run_command):
     metric = pe.ContextualLoss(pe.Backbone("gabor", {"scale1": pe.ChannelSet([3, 14])}))

@@ -19,6 +19,7 @@ def library():
     return build / "tests" / "cpp" / "libpe_runtime_torch_emulated.so"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["contextual", "channel_distance"])
 def test_emulated_kernels_pass_the_tests_of_the_operator(library, name):
     pytest_quietly = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]

@@ -25,6 +25,7 @@ def run_cmake(*arguments):
     return subprocess.run([cmake, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 def test_wheel_holds_every_module_the_native_files_and_the_graph_writers(tmp_path):
     subprocess.run(
         [
