@@ -114,7 +114,11 @@ def converter(icc: bytes, space: str) -> Callable[[np.ndarray], np.ndarray]:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     except (OSError, ImageCms.PyCMSError, ValueError):
         raise ProfileError("littlecms cannot read it") from None
-    if space == "CMYK" or profile.profile.xcolor_space.strip() != space:
+    try:
+        fits = space != "CMYK" and profile.profile.xcolor_space.strip() == space
+    except UnicodeDecodeError:  # the four bytes that name it are no text
+        fits = False
+    if not fits:
         raise ProfileError("its colour space does not fit the pixels")
     mode = "L" if space == "GRAY" else "RGB"
     try:

@@ -279,6 +279,8 @@ def _decode_16bit(data: bytes, container: png.PngFile | tiff.TiffFile | None) ->
         has_alpha = decoded.shape[2] == 4 and (kind == "PNG" or mode == "RGBA")
         premultiplied = isinstance(container, tiff.TiffFile) and container.premultiplied
         alpha = decoded[..., 3] if has_alpha else None
+        if isinstance(container, png.PngFile) and container.colour_type == png.GREY_ALPHA:
+            mode = "LA"  # which Pillow has for 8 bits only
         return Samples(decoded[..., 2::-1], alpha, mode, has_alpha and premultiplied)
     if isinstance(container, tiff.TiffFile) and container.photometric == 0:  # white is zero
         np.subtract(np.uint16(65535), decoded, out=decoded)

@@ -41,7 +41,7 @@ def directory_orientation(directory: Directory, xmp: bytes) -> int:
         return xmp_orientation(xmp)
     if entry.kind not in (BYTE, SHORT, LONG) or entry.count != 1:
         return 1
-    value = directory.number(ORIENTATION, 1)
+    value = int(directory.integers(ORIENTATION, 1, (BYTE, SHORT, LONG))[0])
     return value if 1 <= value <= 8 else 1
 
 

@@ -111,7 +111,7 @@ class Directory:
         return self._integers(self.end, "Q" if self.big else "I")[0]
 
     def integers(
-        self, tag: int, most: int, kinds: tuple[int, ...] = (BYTE, SHORT, LONG, LONG8)
+        self, tag: int, most: int, kinds: tuple[int, ...] = (SHORT, LONG, LONG8)
     ) -> np.ndarray:
         """The values of a tag, uint64; none where it is missing.
 

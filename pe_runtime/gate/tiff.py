@@ -17,7 +17,8 @@ NONE, JPEG = 1, 7
 # Uncompressed, CCITT run lengths, LZW, JPEG, Deflate (twice), PackBits, LZMA, Zstandard. Of the others
 # libtiff fills rows that are missing, and says nothing of it.
 _COMPRESSIONS = (NONE, 2, 5, JPEG, 8, 32946, 32773, 34925, 50000)
-_YCBCR = 6
+_PALETTE, _YCBCR = 3, 6
+_COLOUR_MAP = 320
 _ICC, _XMP = 34675, 700
 _STRIP_TAGS, _TILE_TAGS = (273, 279), (324, 325)
 _MOST_SAMPLES = 65536
@@ -106,6 +107,9 @@ def read_tiff(data: bytes) -> TiffFile:
         )
     if file.compression not in _COMPRESSIONS:
         raise ValueError(f"expected a TIFF whose strips can be checked, got compression {file.compression}")
+    colours = len(directory.integers(_COLOUR_MAP, 3 << 16, (SHORT,)))
+    if file.photometric == _PALETTE and colours != 3 << file.bits:
+        raise ValueError(f"expected a palette of {3 << file.bits} values, got {colours}")
     if file.compression == NONE and file.photometric == _YCBCR:
         # Pillow writes them without subsampling and says that they have it.
         raise ValueError("expected grey, palette, RGB or CMYK pixels, got uncompressed YCbCr")

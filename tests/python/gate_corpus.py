@@ -271,3 +271,162 @@ def planar_tiff(planes):
     offsets = [8 + i * size for i in range(count)]
     tags = {258: [planes.dtype.itemsize * 8] * 3, 262: 2, 273: offsets, 277: 3, 279: [size] * 3, 284: 2}
     return tiff(planes.reshape(count * height, width), {**tags, 257: height, 278: height})
+
+
+def exif_block(entries, order="<", at=8, count=None):
+    """An EXIF block of entries (tag, type, count, four bytes of value); another count may be claimed."""
+    start = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, at)
+    body = b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries)
+    return (
+        start.ljust(8, b"\0")
+        + struct.pack(order + "H", len(entries) if count is None else count)
+        + body
+        + struct.pack(order + "I", 0)
+    )
+
+
+def value(number, kind, order="<"):
+    """The four bytes of a value."""
+    form = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i"}[kind]
+    return struct.pack(order + form, number).ljust(4, b"\0")
+
+
+#: EXIF blocks, the orientation that each has, and whether it is damaged.
+EXIF = {
+    **{
+        f"type {kind} {order}": (
+            exif_block([(274, kind, 1, value(3, kind, order))], order), 3 if kind in (1, 3, 4) else 1, False
+        )
+        for kind in (1, 2, 3, 4, 6, 7, 8, 9)
+        for order in "<>"
+    },
+    "count 2": (exif_block([(274, 3, 2, value(3, 3))]), 1, False),
+    "count 0": (exif_block([(274, 3, 0, value(3, 3))]), 1, False),
+    "value 9": (exif_block([(274, 3, 1, value(9, 3))]), 1, False),
+    "value 65536 + 3": (exif_block([(274, 4, 1, value(65539, 4))]), 1, False),
+    "twice": (exif_block([(274, 3, 1, value(3, 3)), (274, 3, 1, value(2, 3))]), 3, False),
+    "twice, the first bad": (exif_block([(274, 3, 2, value(3, 3)), (274, 3, 1, value(3, 3))]), 1, False),
+    "after others": (exif_block([(271, 2, 4, b"abc\0"), (274, 3, 1, value(3, 3))]), 3, False),
+    "none": (exif_block([(271, 2, 4, b"abc\0")]), 1, False),
+    "no entries": (exif_block([]), 1, False),
+    "prefix": (b"Exif\0\0" + exif(3), 3, False),
+    "two prefixes": (b"Exif\0\0" * 2 + exif(3), 3, False),
+    "three prefixes": (b"Exif\0\0" * 3 + exif(3), 1, True),
+    "header II+": (exif(3).replace(b"*", b"+", 1), 1, True),
+    "header II*2": (exif(3).replace(b"*\0", b"*\2", 1), 1, True),
+    "big header": (b"MM\0*" + exif(3)[4:], 1, True),
+    "no header": (b"x" * 30, 1, True),
+    "four bytes": (b"II*\0", 1, True),
+    "cut in the entry": (exif(3)[:20], 1, True),
+    "cut after the entry": (exif(3)[:22], 3, False),
+    "directory beyond": (exif_block([(274, 3, 1, value(3, 3))], at=500), 1, True),
+    "too many entries": (exif_block([(274, 3, 1, value(3, 3))], count=3), 1, True),
+}  # fmt: skip
+
+#: XMP packets, and the orientation that each has.
+XMP = {
+    "double quotes": (b'<x tiff:Orientation="3"/>', 3),
+    "single quotes": (b"<x tiff:Orientation='3'/>", 3),
+    "spaces": (b"<x tiff:Orientation = \r\n\t '3'/>", 3),
+    "element": (b"<tiff:Orientation>3</tiff:Orientation>", 3),
+    "element with spaces": (b"<tiff:Orientation >\n 3\n</tiff:Orientation>", 3),
+    "no quotes": (b"<x tiff:Orientation=3/>", 1),
+    "value 0": (b'<x tiff:Orientation="0"/>', 1),
+    "value 9, then 3": (b'<x tiff:Orientation="9"/><y tiff:Orientation="3"/>', 3),
+    "two digits": (b'<x tiff:Orientation="32"/>', 3),
+    "empty, then 3": (b"<x tiff:Orientation=''/><y tiff:Orientation='3'/>", 3),
+    "vertical tab": (b"<x tiff:Orientation\x0b='3'/>", 1),
+    "another name": (b"<x exif:Orientation='3'/>", 1),
+    "bytes": (b"\xff\0tiff:Orientation='3'\0", 3),
+}
+
+
+def oriented():
+    """Files whose metadata say which way up they are, rightly and wrongly."""
+    image = PIL.Image.fromarray(PHOTO)
+    for name, (block, _, _) in EXIF.items():
+        yield f"exif {name}.png", png(PHOTO, depth=8, colour=2, chunks=chunk(b"eXIf", block))
+        # Pillow takes one prefix away.
+        yield f"exif {name}.webp", saved(image, "WEBP", lossless=True, exif=b"Exif\0\0" + block)
+        jpeg = saved(image, "JPEG", quality=90)
+        if not block.startswith(b"Exif"):
+            block = b"Exif\0\0" + block
+        marker = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+        yield f"exif {name}.jpg", jpeg[:2] + marker + jpeg[2:]
+    for name, (packet, _) in XMP.items():
+        text = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet)
+        yield f"xmp {name}.png", png(PHOTO, depth=8, colour=2, chunks=text)
+        both = text + chunk(b"eXIf", exif_block([]))
+        yield f"xmp {name}, exif without.png", png(PHOTO, depth=8, colour=2, chunks=both)
+        yield f"xmp {name}.jpg", saved(image, "JPEG", xmp=packet)
+        yield f"xmp {name}.webp", saved(image, "WEBP", lossless=True, xmp=packet)
+        yield f"xmp {name}.tif", tiff(PHOTO, {700: list(packet)}, byte_tags=(700,))
+    turned = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>'
+    for name, block in (("damaged", b"x"), ("upright", exif(1)), ("bad", exif(9)), ("empty", b"")):
+        chunks = chunk(b"iTXt", turned) + chunk(b"eXIf", block)
+        yield f"xmp and {name} exif.png", png(PHOTO, depth=8, colour=2, chunks=chunks)
+    for kind in (b"tEXt", b"zTXt", b"iTXt"):
+        for name, text in raw_profiles().items():
+            content = {
+                b"tEXt": b"\0" + text,
+                b"zTXt": b"\0\0" + zlib.compress(text),
+                b"iTXt": b"\0\1\0\0\0" + zlib.compress(text),
+            }[kind]
+            chunks = chunk(kind, b"Raw profile type exif" + content)
+            yield f"raw {name} {kind.decode()}.png", png(PHOTO, depth=8, colour=2, chunks=chunks)
+    for kind in (1, 4):
+        yield f"orientation type {kind}.tif", tiff(PHOTO, {274: 3}, byte_tags=(274,) if kind == 1 else ())
+    yield "orientation 9.tif", tiff(PHOTO, {274: 9})
+    yield "orientation twice.tif", tiff(PHOTO, {274: [3, 3]})
+
+
+def raw_profiles():
+    """Texts as ImageMagick writes EXIF blocks."""
+    digits = exif(3).hex().encode()
+    return {
+        "lower": b"\nexif\n26\n" + digits,
+        "upper": b"\nexif\n26\n" + digits.upper(),
+        "lines": b"\nexif\n      26\n" + digits[:10] + b"\n" + digits[10:] + b"\n",
+        "odd": b"\nexif\n26\n" + digits + b"f",
+        "two lines": b"\nexif " + digits,
+        "no digits": b"\nexif\n26\nxyz",
+    }
+
+
+def damaged():
+    """TIFFs and PNGs that lack rows, strips or tiles, or whose parts contradict each other."""
+    row = PHOTO.shape[1] * 3
+    for rows, there in ((12, 1), (6, 2), (6, 3), (5, 4), (6, 4)):
+        offsets = [8 + i * rows * row for i in range(there)]
+        tags = {278: rows, 273: offsets, 279: [rows * row] * there}
+        yield f"{there} strips of {rows} rows.tif", tiff(PHOTO, tags)
+    two = {278: 12, 273: [8, 8 + 12 * row]}
+    for name, lengths in {
+        "short": [12 * row - 1, 12 * row], "empty": [12 * row, 0], "beyond": [12 * row, 10**6],
+        "one": [12 * row],
+    }.items():  # fmt: skip
+        yield f"{name} strip.tif", tiff(PHOTO, {**two, 279: lengths})
+    yield "no rows.tif", tiff(PHOTO, {278: 0})
+    yield "ycbcr.tif", tiff(PHOTO, {262: 6})
+    for compression in ("group3", "group4", "tiff_ccitt", "zstd", "lzma"):
+        image = PIL.Image.fromarray(PHOTO).convert("1")
+        yield f"bits {compression}.tif", saved(image, "TIFF", compression=compression)
+    body = b"".join(b"\0" + line.tobytes() for line in PHOTO)
+    whole = png(PHOTO, depth=8, colour=2)
+    for name, pixels in {
+        "half": zlib.compress(body[: len(body) // 2]), "more": zlib.compress(body + b"x"),
+        "no adler": zlib.compress(body)[:-4], "after": zlib.compress(body) + b"x",
+    }.items():  # fmt: skip
+        yield f"{name}.png", whole[:33] + chunk(b"IDAT", pixels) + whole[-12:]
+    yield "no end.png", whole[:-12]
+    yield "end twice.png", whole + whole[-12:]
+    for name, chunks in {
+        "srgb twice": chunk(b"sRGB", b"\0") * 2, "short gamma": chunk(b"gAMA", b"\0"),
+        "critical": chunk(b"CRIT", b""), "tRNS": chunk(b"tRNS", b"\1\0\0\0\0\0"),
+        "iccp": chunk(b"iCCP", b"x\0\0x"), "text": chunk(b"zTXt", b"x\0\0x"), "private": chunk(b"prVt", b"x"),
+    }.items():  # fmt: skip
+        yield f"{name}.png", png(PHOTO, depth=8, colour=2, chunks=chunks)
+    yield (
+        "tRNS of alpha.png",
+        png(with_alpha(PHOTO, ALPHA), depth=8, colour=6, chunks=chunk(b"tRNS", b"\0\1\0\1\0\1")),
+    )

@@ -2,8 +2,8 @@
 
 python tests/python/gate_differential.py --pairs 10000 --seed 1 [--keep FOLDER]
 
-Prints what differs, and one line that counts; ends with status 1 if anything differs. Builds pe_gate as the tests do.
-The files of a pair depend on nothing but the seed and the pair's number.
+Prints what differs, and one line that counts; ends with status 1 if anything differs. Builds pe_gate as the
+tests do. The files of a pair depend on nothing but the seed and the pair's number.
 """
 
 from __future__ import annotations
@@ -148,7 +148,15 @@ def _adam7(depth: int, colour: int) -> bytes:
     samples = indices * 40503 % 2 ** min(depth, 16)
     header = struct.pack(">IIBBBBB", *SIZE, depth, colour, 0, 0, 1)
     palette = chunk(b"PLTE", bytes(range(3 * 2**depth))) if colour == 3 else b""
-    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    passes = (
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    )
     lines = b""
     for left, top, across, down in passes:
         for row in samples[top::down, left::across]:

@@ -12,35 +12,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import native_build
-from gate_corpus import SIZE, jpegs, others, pngs, saved
+from gate_corpus import SIZE, coloured, jpegs, others, pngs, saved
 from gate_helpers import write_metric
+from pe_gate_helpers import build_pe_gate, caller, reports, shortened, write_image
 
 
 @pytest.fixture(scope="module")
 def program():
-    return native_build.build("pe_gate", needs="PE_GATE_REASON") / "csrc" / "app" / "pe_gate"
+    return build_pe_gate()
 
 
 @pytest.fixture
 def pe_gate(program):
-    """Run pe_gate: exit code, standard output, standard error."""
-
-    def call(*arguments, **environment):
-        done = subprocess.run(
-            [program, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={
-                **os.environ,
-                "PE_RUNTIME_ONNXRUNTIME": str(native_build.onnxruntime_library()),
-                **environment,
-            },
-        )
-        assert done.returncode in (0, 1, 2), done.stderr
-        return done.returncode, done.stdout, done.stderr
-
-    return call
+    return caller(program)
 
 
 def write_corpus(folder, files, reference):
@@ -62,26 +46,8 @@ def write_corpus(folder, files, reference):
         (folder / reference / name).write_bytes(saved(noise, "PNG"))
 
 
-def reports(tmp_path, run_command, pe_gate, *arguments):
-    """What both gates do with the same arguments: code, output, errors; and their JSON and CSV reports."""
-    runs, texts = [], []
-    for name, gate in (("python", lambda *a: run_command("gate", *a)), ("native", pe_gate)):
-        files = [tmp_path / f"{name}.json", tmp_path / f"{name}.csv"]
-        runs.append(gate(*arguments, "--json", files[0], "--csv", files[1]))
-        texts.append([file.read_text() for file in files])
-    return runs, texts
-
-
-def shortened(report):
-    """The report with the part of each error that is not a decoder's own words."""
-    for result in report["results"]:
-        if result["error"] is not None:
-            result["error"] = result["error"].partition(": ")[0]
-    return report
-
-
 @pytest.mark.parametrize("uint8", [False, True])
-@pytest.mark.parametrize("kind", [pngs, jpegs, others])
+@pytest.mark.parametrize("kind", [pngs, jpegs, others, coloured])
 def test_images_are_read_as_by_the_python_gate(tmp_path, run_command, pe_gate, kind, uint8):
     write_corpus(tmp_path, kind(), "reference")
     metric = write_metric(tmp_path / "m.onnx", uint8=uint8)
@@ -95,12 +61,6 @@ def test_images_are_read_as_by_the_python_gate(tmp_path, run_command, pe_gate, k
     for one, other in zip(first["results"], second["results"], strict=True):
         assert one == other
     assert first == second
-
-
-def write_image(path, level, size=(16, 12)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", size, (level, level // 2, 255 - level)).save(path)
-    return path
 
 
 @pytest.fixture
@@ -234,7 +194,13 @@ CASES = {
     "jobs": (["--jobs", "-2"], "jobs: expected 0 (one per core) or more, got -2"),
     "threads": (["--threads", "-2"], "threads: expected 0 (one per core) or more, got -2"),
     "provider": (["--provider", "abacus"], "got 'abacus'"),
-    "map max": (["--maps", "maps", "--map-max", "0"], "map-max: expected a finite number above 0"),
+    "map max": (["--maps", "maps", "--map-max", "0"], "map-max: expected a number of at least 1e-30, got 0"),
+    "tiny map max": (
+        ["--maps", "maps", "--map-max", "1e-50"],
+        "of at least 1e-30, got 1e-50",
+    ),
+    "map max without maps": (["--map-max", "inf"], "map-max: expected a number of at least 1e-30, got inf"),
+    "tiny threshold": (["--maps", "maps", "--threshold", "1e-40"], "of at least 1e-30, got 1e-39"),
     "maps inside": (["--maps", "{new}/maps"], "maps: expected a directory outside candidate"),
     "metric": (["--metric", "missing.onnx"], "No such file or directory: 'missing.onnx'"),
     "directory": (["--metric", "."], "expected an ONNX file, got a directory"),
@@ -358,6 +324,7 @@ def test_pairs_scored_at_once(tmp_path, folders, pe_gate):
     [
         ("PE_GATE", "CLI11", "pe_gate: not found: CLI11. scripts/system_packages.sh gets what it needs"),
         ("PE_GATE", "TIFF", "pe_gate: not found: TIFF."),
+        ("PE_GATE", "ZLIB", "pe_gate: not found: ZLIB"),
         ("PE_CAPI", "nlohmann_json", "C library: nlohmann_json not found. scripts/system_packages.sh"),
     ],
 )

@@ -32,6 +32,11 @@ class Bytes {
         return reinterpret_cast<const uint8_t*>(data_.data()) + at;
     }
 
+    // How many of so many bytes there are.
+    uint64_t there(uint64_t at, uint64_t count) const {
+        return std::min<uint64_t>(count, data_.size() - std::min<uint64_t>(at, data_.size()));
+    }
+
   private:
     std::string_view data_;
 };
@@ -159,8 +164,8 @@ void check_kind(const Header& header) {
             "compression " +
             std::to_string(header.compression) + " of " + std::to_string(header.bits) + " bits");
     }
-    if (plain && (header.colours == 0 || header.colours > 256)) {
-        throw Error("expected a palette of 1 to 256 colours, got " + std::to_string(header.colours));
+    if (plain && (header.colours == 0 || header.colours > 65536)) {
+        throw Error("expected a palette of 1 to 65536 colours, got " + std::to_string(header.colours));
     }
 }
 
@@ -177,7 +182,7 @@ std::optional<Size> size_of_bmp(std::string_view data) {
 
 Image decode_bmp(std::string_view data) {
     const Bytes bytes(data);
-    const Header header = read_header(bytes);
+    Header header = read_header(bytes);
     check_kind(header);
     Image image;
     image.width = header.width;
@@ -189,9 +194,14 @@ Image decode_bmp(std::string_view data) {
     check_size(image.width, image.height);
 
     const Row convert = header.bits <= 8 ? &palette_row : header.bits == 16 ? &two_byte_row : &byte_row;
-    const uint8_t* palette =
-        header.bits <= 8 ? bytes.range(header.palette, uint64_t(header.palette_entry) * header.colours)
-                         : nullptr;
+    const uint8_t* palette = nullptr;
+    if (header.bits <= 8) {
+        // Colours behind the end of the file are black, like those that the header does not count.
+        const uint64_t entry = header.palette_entry;
+        header.colours = uint32_t(bytes.there(header.palette, entry * header.colours) / entry);
+        if (header.colours > 256) throw Error("expected a palette of up to 256 colours, got more");
+        palette = bytes.range(header.palette, entry * header.colours);
+    }
     const uint64_t stride = (uint64_t(header.width) * header.bits + 31) / 32 * 4;
     const uint8_t* pixels = bytes.range(header.pixels, stride * uint64_t(header.height));
     image.allocate();

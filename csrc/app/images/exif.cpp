@@ -16,6 +16,9 @@ enum Type : uint16_t { kByte = 1, kShort = 3, kLong = 4, kUndefined = 7, kLong8 
 // and from 16 on those of BigTIFF.
 constexpr std::size_t kTypeBytes[] = {0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8};
 
+// 0 where the type is not known.
+std::size_t size_of_type(uint16_t type) { return type < std::size(kTypeBytes) ? kTypeBytes[type] : 0; }
+
 bool is_orientation(uint64_t value) { return value >= 1 && value <= 8; }
 
 std::string_view without_spaces(std::string_view text) {
@@ -55,24 +58,36 @@ uint64_t TagDirectory::integer(std::string_view bytes) const {
     return value;
 }
 
-std::optional<TagDirectory::Entry> TagDirectory::find(uint16_t tag) const {
+TagDirectory::Entry TagDirectory::read(std::string_view entry) const {
     const std::size_t word = big_ ? 8 : 4;
+    const uint64_t type = integer(entry.substr(2, 2)), count = integer(entry.substr(4, word));
+    Entry found{uint16_t(type), count, std::nullopt};
+    const std::size_t size = size_of_type(found.type);
+    if (size == 0 || count > data_.size()) return found;
+    const uint64_t bytes = count * size;
+    const std::string_view field = entry.substr(4 + word);
+    const uint64_t offset = integer(field);
+    if (bytes <= word) {
+        found.value = field.substr(0, bytes);
+    } else if (offset <= data_.size() && bytes <= data_.size() - offset) {
+        found.value = data_.substr(offset, bytes);
+    }
+    return found;
+}
+
+std::optional<TagDirectory::Entry> TagDirectory::find(uint16_t tag) const {
     for (std::size_t at = 0; at < entries_.size(); at += entry_bytes_) {
         const std::string_view entry = entries_.substr(at, entry_bytes_);
-        if (integer(entry.substr(0, 2)) != tag) continue;
-        const uint64_t type = integer(entry.substr(2, 2)), count = integer(entry.substr(4, word));
-        Entry found{uint16_t(type), count, std::nullopt};
-        const std::size_t size = type < std::size(kTypeBytes) ? kTypeBytes[type] : 0;
-        if (size == 0 || count > data_.size()) return found;
-        const uint64_t bytes = count * size;
-        const std::string_view field = entry.substr(4 + word);
-        const uint64_t offset = integer(field);
-        if (bytes <= word) {
-            found.value = field.substr(0, bytes);
-        } else if (offset <= data_.size() && bytes <= data_.size() - offset) {
-            found.value = data_.substr(offset, bytes);
-        }
-        return found;
+        if (tag_of(entry) == tag) return read(entry);
+    }
+    return std::nullopt;
+}
+
+std::optional<uint16_t> TagDirectory::outside() const {
+    for (std::size_t at = 0; at < entries_.size(); at += entry_bytes_) {
+        const std::string_view bytes = entries_.substr(at, entry_bytes_);
+        const Entry entry = read(bytes);
+        if (!entry.value && size_of_type(entry.type) != 0) return tag_of(bytes);
     }
     return std::nullopt;
 }
@@ -80,7 +95,7 @@ std::optional<TagDirectory::Entry> TagDirectory::find(uint16_t tag) const {
 std::optional<uint16_t> TagDirectory::repeated() const {
     std::vector<uint16_t> tags;
     for (std::size_t at = 0; at < entries_.size(); at += entry_bytes_) {
-        tags.push_back(uint16_t(integer(entries_.substr(at, 2))));
+        tags.push_back(tag_of(entries_.substr(at, entry_bytes_)));
     }
     std::sort(tags.begin(), tags.end());
     const auto twice = std::adjacent_find(tags.begin(), tags.end());
@@ -97,12 +112,11 @@ std::optional<uint32_t> TagDirectory::number(uint16_t tag) const {
     return uint32_t(integer(entry->value->substr(0, size)));
 }
 
-std::optional<std::vector<uint64_t>> TagDirectory::integers(uint16_t tag, bool also_bytes) const {
+std::optional<std::vector<uint64_t>> TagDirectory::integers(uint16_t tag) const {
     const std::optional<Entry> entry = find(tag);
     if (!entry || !entry->value) return std::nullopt;
     const uint16_t type = entry->type;
-    if (type != kShort && type != kLong && type != kLong8 && (type != kByte || !also_bytes))
-        return std::nullopt;
+    if (type != kShort && type != kLong && type != kLong8) return std::nullopt;
     const std::size_t size = kTypeBytes[type];
     std::vector<uint64_t> values;
     values.reserve(entry->value->size() / size);

@@ -21,11 +21,13 @@ class TagDirectory {
     std::optional<uint64_t> next() const { return next_; }
     // A tag that is there twice; nothing where there is none.
     std::optional<uint16_t> repeated() const;
+    // A tag whose values, of a type that is known, do not lie inside; nothing where there is none.
+    std::optional<uint16_t> outside() const;
     // The first value of an integer tag.
     std::optional<uint32_t> number(uint16_t tag) const;
-    // All values of a tag of unsigned integers, of 2 to 8 bytes or also of one; nothing where it is missing,
-    // of another type, or outside.
-    std::optional<std::vector<uint64_t>> integers(uint16_t tag, bool also_bytes) const;
+    // All values of a tag of unsigned integers of 2 to 8 bytes; nothing where it is missing, of another type,
+    // or outside.
+    std::optional<std::vector<uint64_t>> integers(uint16_t tag) const;
     // The bytes of all values of a tag.
     std::optional<std::string_view> bytes(uint16_t tag) const;
     // The bytes of a tag of the type BYTE or UNDEFINED; empty where it is missing or of another type, nothing
@@ -44,6 +46,9 @@ class TagDirectory {
         std::optional<std::string_view> value;  // nothing where it lies outside
     };
     std::optional<Entry> find(uint16_t tag) const;
+    // Of the bytes of an entry.
+    uint16_t tag_of(std::string_view entry) const { return uint16_t(integer(entry.substr(0, 2))); }
+    Entry read(std::string_view entry) const;
 
     std::string_view data_;
     std::string_view entries_;

@@ -74,7 +74,7 @@ class JpegReader {
         if (setjmp(escape_) != 0) return false;
         jpeg_create_decompress(&codec_);
         codec_.src = &source_;
-        for (const int marker : {1, 2}) jpeg_save_markers(&codec_, JPEG_APP0 + marker, kMarkerBytes);
+        for (const int marker : {0, 1, 2, 14}) jpeg_save_markers(&codec_, JPEG_APP0 + marker, kMarkerBytes);
         if (jpeg_read_header(&codec_, TRUE) != JPEG_HEADER_OK) fail("image file is truncated");
         if (codec_.data_precision != 8) fail("expected 8 bits per sample");
         switch (codec_.num_components) {
@@ -122,14 +122,19 @@ class JpegReader {
         for (jpeg_saved_marker_ptr marker = codec_.marker_list; marker != nullptr; marker = marker->next) {
             const std::string_view bytes(reinterpret_cast<const char*>(marker->data), marker->data_length);
             const auto starts = [&](std::string_view text) { return bytes.substr(0, text.size()) == text; };
-            const bool first = marker->marker == JPEG_APP0 + 1;
+            const int number = marker->marker - JPEG_APP0;
+            // libjpeg takes these for segments of another kind.
+            if (((number == 0 && starts("JFIF")) || (number == 14 && starts("Adobe"))) && bytes.size() < 7) {
+                throw Error("expected a JPEG, got a damaged header");
+            }
+            const bool first = number == 1, second = number == 2;
             if (first && starts(kExif)) {
                 exif += exif.empty() ? bytes : bytes.substr(kExif.size());
             } else if (first && starts(kXmp)) {
                 xmp = bytes.substr(kXmp.size());
-            } else if (!first && starts(kIcc) && bytes.size() > kIcc.size() + 2) {
+            } else if (second && starts(kIcc) && bytes.size() > kIcc.size() + 2) {
                 profile.push_back(bytes);
-            } else if (!first && starts(kMultiPicture)) {
+            } else if (second && starts(kMultiPicture)) {
                 index = bytes.substr(kMultiPicture.size());
             }
             gain_map |= first && bytes.find(" hdrgm:Version=\"") != std::string_view::npos;

@@ -28,9 +28,9 @@ std::string got(const std::string& expected, uint64_t value) {
     return expected + ", got " + std::to_string(value);
 }
 
-std::vector<uint64_t> integers(const TagDirectory& directory, uint16_t tag, bool also_bytes = true) {
+std::vector<uint64_t> integers(const TagDirectory& directory, uint16_t tag) {
     if (!directory.has(tag)) return {};
-    std::optional<std::vector<uint64_t>> values = directory.integers(tag, also_bytes);
+    std::optional<std::vector<uint64_t>> values = directory.integers(tag);
     if (!values) throw Error("tag " + std::to_string(tag) + ": expected integers inside the file");
     return *std::move(values);
 }
@@ -84,6 +84,28 @@ Pixels pixels_of(const TagDirectory& directory) {
     pixels.bits = bits_of(directory);
     pixels.samples = integer(directory, TIFFTAG_SAMPLESPERPIXEL, 1);
     pixels.compression = integer(directory, TIFFTAG_COMPRESSION, COMPRESSION_NONE);
+    // Damaged ones are refused here; libtiff would go on without them.
+    const uint64_t photometric = integer(directory, TIFFTAG_PHOTOMETRIC, PHOTOMETRIC_MINISWHITE);
+    const std::size_t colours = integers(directory, TIFFTAG_COLORMAP).size(), values = std::size_t(3)
+                                                                                       << pixels.bits;
+    const bool shorts = directory.bytes(TIFFTAG_COLORMAP).value_or("").size() == 2 * values;
+    if (photometric == PHOTOMETRIC_PALETTE && (colours != values || !shorts)) {
+        throw Error(got("expected a palette of " + std::to_string(values) + " values of 16 bits", colours));
+    }
+    if (pixels.bits == 16 && !directory.has(TIFFTAG_PHOTOMETRIC)) {
+        throw Error("tag " + std::to_string(TIFFTAG_PHOTOMETRIC) + ": expected a value, got none");
+    }
+    const std::size_t extra = integers(directory, TIFFTAG_EXTRASAMPLES).size();
+    const uint64_t of_colour = photometric == PHOTOMETRIC_RGB || photometric == PHOTOMETRIC_YCBCR ? 3
+                               : photometric == PHOTOMETRIC_SEPARATED                             ? 4
+                                                                                                  : 1;
+    if (extra != 0 && extra + of_colour > pixels.samples) {
+        throw Error(got("expected fewer extra samples than " + std::to_string(pixels.samples), extra));
+    }
+    const uint64_t order = integer(directory, TIFFTAG_FILLORDER, FILLORDER_MSB2LSB);
+    if (order != FILLORDER_MSB2LSB && order != FILLORDER_LSB2MSB) {
+        throw Error(got("fill order: expected 1 or 2", order));
+    }
     const uint64_t planes = integer(directory, TIFFTAG_PLANARCONFIG, PLANARCONFIG_CONTIG);
     pixels.planar = planes == PLANARCONFIG_SEPARATE;
     if (pixels.samples == 0 || pixels.samples > UINT16_MAX ||
@@ -123,7 +145,7 @@ Parts parts_of(const TagDirectory& directory, const Pixels& pixels) {
 
 std::vector<uint64_t> list(const TagDirectory& directory, uint16_t tag, uint64_t expected,
                            const std::string& name) {
-    std::vector<uint64_t> values = integers(directory, tag, false);
+    std::vector<uint64_t> values = integers(directory, tag);
     if (values.size() != expected) {
         throw Error(got(name + ": expected " + std::to_string(expected), values.size()));
     }
@@ -179,6 +201,9 @@ void check_tiff(std::string_view data, const TagDirectory& directory) {
     if (directory.is_damaged()) throw Error("expected a TIFF image, got a damaged directory");
     if (const std::optional<uint16_t> tag = directory.repeated()) {
         throw Error("tag " + std::to_string(*tag) + ": expected once, got twice");
+    }
+    if (const std::optional<uint16_t> tag = directory.outside()) {
+        throw Error("tag " + std::to_string(*tag) + ": expected values inside the file");
     }
     if (directory.next() != 0) throw Error("expected a single image, got a document of several pages");
     check_parts(data, directory, pixels_of(directory));
