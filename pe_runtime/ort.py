@@ -7,6 +7,7 @@ by the standard operators that it carries for that case: slower, and with more m
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 #: Of the operators in an ONNX graph.
 DOMAIN = "pe_runtime"
 
+#: The first version that checks the paths of weights in other files wherever a model may name them. The gate
+#: refuses such models itself; earlier versions read any file, and any address, for one it would overlook.
+OLDEST = (1, 27)
+
 _LIBRARY = Path(__file__).parent / "libpe_runtime_ort.so"
 _PROVIDER = "ExecutionProvider"
 
@@ -24,7 +29,7 @@ _PROVIDER = "ExecutionProvider"
 def ort_library_path() -> Path:
     """The library of the operators, for `SessionOptions.register_custom_ops_library` and for servers.
 
-    It runs in ONNX Runtime 1.18 and later, on the CPU.
+    It runs in ONNX Runtime 1.18 and later, on the CPU; `open_session` and the gate need 1.27.
 
     Raises:
         RuntimeError: the package was installed without it; the text says why.
@@ -63,7 +68,8 @@ def open_session(
             that does not work on this machine.
         OSError: the file cannot be read.
         RuntimeError: fused=True, and the library is missing or cannot be loaded.
-        ModuleNotFoundError: ONNX Runtime is not installed.
+        ImportError: ONNX Runtime is older than 1.27.
+        ModuleNotFoundError: it is not installed.
     """
     if threads < 0:
         raise ValueError(f"threads: expected 0 (one per core) or more, got {threads}")
@@ -82,6 +88,8 @@ def open_session(
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # failures are raised; the log would repeat them on standard error
     options.enable_mem_pattern = False  # image sizes vary, and a plan is kept for each size
+    # It would take bytes that begin in a certain way for its own format, whose weights may be in other files.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if fused is True or (fused == "auto" and _LIBRARY.exists() and _uses_operators(model, name)):
         _register(options, required=fused is True)
     # TF32 rounds to 10 bits, which would tie the score to the device.
@@ -105,6 +113,13 @@ def _onnxruntime() -> Any:
         raise ModuleNotFoundError(
             "onnxruntime: expected to be installed, by pip install 'pe_runtime[cpu]' or 'pe_runtime[gpu]'"
         ) from None
+    # Versions of builds from source end in more than numbers.
+    numbers = tuple(int(number) for number in re.findall(r"\d+", onnxruntime.__version__)[:2])
+    if numbers < OLDEST:
+        raise ImportError(
+            f"onnxruntime: expected version {OLDEST[0]}.{OLDEST[1]} or newer, which checks the paths in a "
+            f"model, got {onnxruntime.__version__}"
+        )
     return onnxruntime
 
 

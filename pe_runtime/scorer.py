@@ -32,7 +32,7 @@ class Scorer:
     Raises:
         ValueError: the file is no metric, or cannot be loaded by the provider; an option out of its range.
         OSError: the file cannot be read.
-        ModuleNotFoundError: ONNX Runtime is not installed.
+        ImportError: ONNX Runtime is not installed, or older than 1.27.
 
     One scorer may be used from several threads.
     """

@@ -1,8 +1,13 @@
 #include "metadata.h"
 
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "error.h"
+#include "utf8.h"
 
 namespace pe::capi {
 namespace {
@@ -10,20 +15,71 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int kFormat = 1;
-// Objects of exported metrics are three levels deep.
-constexpr int kMaxDepth = 100;
+constexpr std::size_t kMaxBytes = std::size_t(1) << 20;
+// Objects and lists inside each other; exported files have four levels.
+constexpr std::size_t kMaxDepth = 32;
 
 [[noreturn]] void refuse(const std::string& text) { throw Error(PE_INVALID_METRIC, text); }
 
-Json parse(const std::string& text) {
-    const auto shallow = [](int depth, Json::parse_event_t, Json&) {
-        if (depth > kMaxDepth) refuse("metadata 'pe_runtime': expected JSON of fewer levels");
+[[noreturn]] void refuse_text(const std::string& why) {
+    refuse("metadata 'pe_runtime': expected valid metadata: " + why);
+}
+
+void check_no_nul(const std::string& text) {
+    if (text.find('\0') != std::string::npos) refuse_text("expected no NUL");
+}
+
+// Refuses what two readers could read in two ways, while the parser goes on. nlohmann's parser itself refuses
+// half a surrogate pair, numbers that no double holds, and NaN.
+class Rule {
+  public:
+    bool operator()(int, Json::parse_event_t event, const Json& value) {
+        switch (event) {
+            case Json::parse_event_t::object_start:
+            case Json::parse_event_t::array_start:
+                keys_.emplace_back();
+                if (keys_.size() > kMaxDepth) {
+                    refuse_text("expected JSON of at most " + std::to_string(kMaxDepth) + " levels");
+                }
+                break;
+            case Json::parse_event_t::object_end:
+            case Json::parse_event_t::array_end:
+                keys_.pop_back();
+                break;
+            case Json::parse_event_t::key:
+                check_no_nul(value.get_ref<const std::string&>());
+                if (!keys_.back().insert(value.get<std::string>()).second) {
+                    refuse_text("expected each key of an object once");
+                }
+                break;
+            case Json::parse_event_t::value:
+                if (value.is_string()) check_no_nul(value.get_ref<const std::string&>());
+                break;
+        }
         return true;
-    };
+    }
+
+  private:
+    std::vector<std::set<std::string>> keys_;  // of each object around
+};
+
+Json parse(const std::string& text) {
+    if (text.size() > kMaxBytes) {
+        refuse_text("expected at most " + std::to_string(kMaxBytes) + " bytes, got " +
+                    std::to_string(text.size()));
+    }
+    if (!is_utf8(text)) refuse_text("expected UTF-8");
+    // The parser would skip the one, and take the other for the end.
+    if (text.compare(0, 3, "\xEF\xBB\xBF") == 0) refuse_text("expected no byte order mark");
+    check_no_nul(text);
+    Rule rule;
     try {
-        return Json::parse(text, shallow);
-    } catch (const Json::exception& error) {
-        refuse(std::string("metadata 'pe_runtime': expected JSON: ") + error.what());
+        return Json::parse(text, std::ref(rule));
+    } catch (const Json::out_of_range&) {
+        refuse_text("expected JSON: a number that no float64 holds");
+    } catch (const Json::parse_error& error) {
+        // Its own text quotes what it has read, which may end within a character.
+        refuse_text("expected JSON: wrong at byte " + std::to_string(error.byte));
     }
 }
 
@@ -34,7 +90,7 @@ std::string shown(const Json& value) { return value.dump(-1, ' ', true, Json::er
 Metadata parse_metadata(const std::string& text) {
     const Json json = parse(text);
     if (!json.is_object()) {
-        refuse(std::string("metadata 'pe_runtime': expected a JSON object, got ") + json.type_name());
+        refuse_text(std::string("expected a JSON object, got ") + json.type_name());
     }
     const auto get = [&](const char* key) { return json.contains(key) ? json[key] : Json(); };
 
@@ -59,7 +115,7 @@ Metadata parse_metadata(const std::string& text) {
     metadata.min_size = min_size.get<int64_t>();
     const Json threshold = get("threshold");
     if (!threshold.is_null()) {
-        // The parser refuses numbers that are too large for a double.
+        // The parser has refused numbers that are too large for a double.
         if (!threshold.is_number() || threshold < 0) {
             refuse("metadata: expected threshold null or a finite number >= 0, got " + shown(threshold));
         }

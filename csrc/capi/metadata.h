@@ -17,8 +17,8 @@ struct Metadata {
     std::optional<double> threshold;
 };
 
-// Throws Error(PE_INVALID_METRIC) for what is no JSON object, of another format, or has values that cannot
-// be.
+// Throws Error(PE_INVALID_METRIC) for what is no JSON object by the rule of docs/gate.md, which
+// pe_runtime/gate/metadata.py keeps as well; for another format; for values that cannot be.
 Metadata parse_metadata(const std::string& text);
 
 }  // namespace pe::capi

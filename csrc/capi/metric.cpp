@@ -1,6 +1,8 @@
 #include "metric.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -8,7 +10,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <fstream>
 #include <limits>
 #include <memory>
 #include <system_error>
@@ -30,12 +31,6 @@ OnnxFile checked_file(const void* data, std::size_t bytes) {
                     "expected an ONNX file of less than 2 GiB, got " + std::to_string(bytes) + " bytes");
     }
     OnnxFile file = read_onnx(data, bytes);
-    if (file.has_external_data) {
-        throw Error(
-            PE_INVALID_METRIC,
-            "expected a valid ONNX file: expected the weights inside the file, got references to other "
-            "files");
-    }
     if (file.metadata.empty()) {
         throw Error(
             PE_INVALID_METRIC,
@@ -65,6 +60,20 @@ double checked_score(float score) {
     }
     return score > 0 ? as_read(score) : 0.0;
 }
+
+class Descriptor {
+  public:
+    explicit Descriptor(int number) : number_(number) {}
+    ~Descriptor() {
+        if (number_ >= 0) close(number_);
+    }
+    Descriptor(const Descriptor&) = delete;
+    Descriptor& operator=(const Descriptor&) = delete;
+    int get() const { return number_; }
+
+  private:
+    int number_;
+};
 
 std::string size_text(const pe_image& image) {
     return std::to_string(image.width) + " x " + std::to_string(image.height);
@@ -134,20 +143,39 @@ std::string read_metric_file(const char* path) {
     };
     const auto system_error = [&] { return unreadable(std::generic_category().message(errno)); };
     struct stat status;
-    if (stat(path, &status) != 0) throw system_error();
-    // Opening a pipe would wait for its other end.
-    if (!S_ISREG(status.st_mode)) throw unreadable("expected an ONNX file, got something that is not a file");
-    if (std::size_t(status.st_size) > kMaxFileBytes) {
-        throw Error(PE_INVALID_METRIC, std::string(path) +
-                                           ": expected an ONNX file of less than 2 GiB, got " +
-                                           std::to_string(status.st_size) + " bytes");
+    const auto check = [&](int failed) {
+        if (failed != 0) throw system_error();
+        if (!S_ISREG(status.st_mode)) {
+            throw unreadable("expected an ONNX file, got something that is not a file");
+        }
+        // Files of /proc say that they are empty, and may never end.
+        if (status.st_size == 0) throw unreadable("expected an ONNX file, got an empty file");
+        if (std::size_t(status.st_size) > kMaxFileBytes) {
+            throw Error(PE_INVALID_METRIC, std::string(path) + ": expected an ONNX file of at most " +
+                                               std::to_string(kMaxFileBytes) + " bytes, got " +
+                                               std::to_string(status.st_size) + " bytes");
+        }
+    };
+    // Asked before opening as well, which may do something to a device.
+    check(stat(path, &status));
+    // Not waiting, should it have become a pipe since then.
+    const Descriptor file(open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    if (file.get() < 0) throw system_error();
+    check(fstat(file.get(), &status));
+    // One byte more, which is not there unless somebody writes to the file.
+    std::string data(std::size_t(status.st_size) + 1, '\0');
+    std::size_t count = 0;
+    while (count < data.size()) {
+        const ssize_t got = read(file.get(), data.data() + count, data.size() - count);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) throw system_error();
+        if (got == 0) break;
+        count += std::size_t(got);
     }
-    std::ifstream file(path, std::ios::binary);
-    if (!file) throw system_error();
-    std::string data(std::size_t(status.st_size), '\0');
-    file.read(data.data(), std::streamsize(data.size()));
-    if (file.bad() || std::size_t(file.gcount()) != data.size())
-        throw unreadable("it could not be read whole");
+    if (count != std::size_t(status.st_size)) {
+        throw unreadable("expected an ONNX file that nobody writes to, but its size changed");
+    }
+    data.resize(count);
     return data;
 }
 

@@ -1,220 +1,214 @@
 #include "onnx_file.h"
 
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <string_view>
 
 #include "error.h"
+#include "onnx_schema.h"
+#include "utf8.h"
 
 namespace pe::capi {
 namespace {
 
-// Field numbers of onnx.proto, which never change.
-namespace model {
-constexpr uint64_t kGraph = 7, kOpsetImport = 8, kMetadata = 14, kFunctions = 25;
-}
-namespace graph {
-constexpr uint64_t kNode = 1, kInitializer = 5, kSparseInitializer = 15;
-}
-namespace node {
-constexpr uint64_t kAttribute = 5;
-}
-namespace attribute {
-constexpr uint64_t kTensor = 5, kGraph = 6, kTensors = 10, kGraphs = 11, kSparseTensor = 22,
-                   kSparseTensors = 23;
-}
-namespace sparse {
-constexpr uint64_t kValues = 1, kIndices = 2;
-}
-namespace tensor {
-constexpr uint64_t kDataLocation = 14, kExternal = 1;
-}
-namespace function {
-constexpr uint64_t kNode = 7, kOpsetImport = 9;
-}
-namespace opset {
-constexpr uint64_t kDomain = 1;
-}
-namespace entry {
-constexpr uint64_t kKey = 1, kValue = 2;
-}
+using schema::Count;
+using schema::Field;
+using schema::Kind;
 
 constexpr std::string_view kName = "pe_runtime";
-// Graphs within graphs. ONNX Runtime recurses as well, and exported metrics have two levels.
-constexpr int kMaxDepth = 32;
+// Of all messages together. Protobuf makes hundreds of bytes of an empty message's two.
+constexpr std::size_t kMaxFields = std::size_t(1) << 20;
+// Messages inside each other; protobuf's own limit is 100, and exported metrics have 12.
+constexpr int kMaxDepth = 64;
+// Of a name or a comment, and of all that the reader in Python keeps.
+constexpr std::size_t kMaxText = std::size_t(1) << 24, kMaxKept = std::size_t(1) << 24;
+// One byte more than metadata may have, which is refused later.
+constexpr std::size_t kMetadataKept = (std::size_t(1) << 20) + 1;
+constexpr uint64_t kExternalData = 13, kDataLocation = 14;  // of a tensor
+enum Wire : uint64_t { kVarint = 0, kFixed64 = 1, kLength = 2, kFixed32 = 5 };
 
-[[noreturn]] void damaged(const char* what) {
-    throw Error(PE_INVALID_METRIC, std::string("expected a valid ONNX file: ") + what);
+[[noreturn]] void refuse(const std::string& what) {
+    throw Error(PE_INVALID_METRIC, "expected a valid ONNX file: " + what);
 }
 
-// A message in protobuf's wire format, field by field.
-class Message {
-  public:
-    explicit Message(std::string_view bytes) : rest_(bytes) {}
+[[noreturn]] void refuse_integer() {
+    refuse("an integer that is truncated, too large or not in its shortest form");
+}
 
-    // False at the end.
-    bool next() {
-        if (rest_.empty()) return false;
-        const uint64_t tag = varint();
-        field = tag >> 3;
-        if (field == 0) damaged("a field number of 0");
-        number = 0;
-        bytes = {};
-        switch (tag & 7) {
-            case 0:
-                number = varint();
-                break;
-            case 1:
-                bytes = take(8);
-                break;
-            case 2:
-                bytes = take(varint());
-                break;
-            case 5:
-                bytes = take(4);
-                break;
-            default:
-                damaged("a field of an unknown type");
-        }
-        return true;
+[[noreturn]] void refuse_other_files() {
+    refuse("expected the weights inside the file, got references to other files");
+}
+
+[[noreturn]] void refuse_field(const schema::Message& message, uint64_t number, const std::string& what) {
+    refuse("field " + std::to_string(number) + " of " + message.name + " " + what);
+}
+
+uint64_t wire_of(Kind kind) {
+    switch (kind) {
+        case Kind::kInt32:
+        case Kind::kInt64:
+            return kVarint;
+        case Kind::kDouble:
+            return kFixed64;
+        case Kind::kFloat:
+            return kFixed32;
+        default:
+            return kLength;
     }
+}
 
-    uint64_t field = 0;
-    uint64_t number = 0;     // of an integer field
-    std::string_view bytes;  // of any other
+std::string_view take(std::string_view& rest, uint64_t count) {
+    if (count > rest.size()) refuse("it is truncated");
+    const std::string_view taken = rest.substr(0, count);
+    rest.remove_prefix(count);
+    return taken;
+}
+
+// An integer of at most 64 bits, in its shortest form.
+uint64_t take_integer(std::string_view& rest) {
+    uint64_t value = 0;
+    for (int shift = 0; shift < 64 && !rest.empty(); shift += 7) {
+        const auto byte = static_cast<unsigned char>(rest.front());
+        rest.remove_prefix(1);
+        if (shift == 63 && byte != 1) refuse_integer();
+        value |= uint64_t(byte & 127) << shift;
+        if (byte >= 128) continue;
+        if (byte == 0 && shift > 0) refuse_integer();
+        return value;
+    }
+    refuse_integer();
+}
+
+// The same of a field's kind; a negative int32 takes ten bytes.
+uint64_t take_integer(std::string_view& rest, Kind kind) {
+    const uint64_t value = take_integer(rest);
+    const bool fits = value <= INT32_MAX || value >= uint64_t(int64_t(INT32_MIN));
+    if (kind == Kind::kInt32 && !fits) refuse_integer();
+    return value;
+}
+
+class Scan {
+  public:
+    OnnxFile run(std::string_view bytes) {
+        if (bytes.substr(0, 8).substr(std::min<std::size_t>(bytes.size(), 4)) == "ORTM") {
+            refuse("it begins like a file in ORT format");
+        }
+        message(schema::kModel, bytes, 1);
+        if (!has_graph_) refuse("it has no graph");
+        return std::move(file_);
+    }
 
   private:
-    uint64_t varint() {
-        uint64_t value = 0;
-        for (int shift = 0; shift < 64; shift += 7) {
-            if (rest_.empty()) damaged("it is truncated");
-            const auto byte = static_cast<unsigned char>(rest_.front());
-            rest_.remove_prefix(1);
-            value |= uint64_t(byte & 127) << shift;
-            if (byte < 128) return value;
-        }
-        damaged("an integer of more than 64 bits");
-    }
-
-    std::string_view take(uint64_t count) {
-        if (count > rest_.size()) damaged("it is truncated");
-        const std::string_view taken = rest_.substr(0, count);
-        rest_.remove_prefix(count);
-        return taken;
-    }
-
-    std::string_view rest_;
-};
-
-bool tensor_is_external(std::string_view bytes) {
-    bool external = false;
-    for (Message message(bytes); message.next();) {
-        if (message.field == tensor::kDataLocation) external = message.number == tensor::kExternal;
-    }
-    return external;
-}
-
-bool sparse_is_external(std::string_view bytes) {
-    bool external = false;
-    for (Message message(bytes); message.next();) {
-        const bool part = message.field == sparse::kValues || message.field == sparse::kIndices;
-        external |= part && tensor_is_external(message.bytes);
-    }
-    return external;
-}
-
-bool graph_is_external(std::string_view bytes, int depth);
-
-bool node_is_external(std::string_view bytes, int depth) {
-    bool external = false;
-    for (Message message(bytes); message.next();) {
-        if (message.field != node::kAttribute) continue;
-        for (Message part(message.bytes); part.next();) {
-            switch (part.field) {
-                case attribute::kTensor:
-                case attribute::kTensors:
-                    external |= tensor_is_external(part.bytes);
-                    break;
-                case attribute::kSparseTensor:
-                case attribute::kSparseTensors:
-                    external |= sparse_is_external(part.bytes);
-                    break;
-                case attribute::kGraph:
-                case attribute::kGraphs:
-                    external |= graph_is_external(part.bytes, depth + 1);
-                    break;
+    void message(const schema::Message& type, std::string_view rest, int depth) {
+        if (depth > kMaxDepth) refuse("messages nested too deeply");
+        uint64_t seen = 0;  // one bit per field number, all of which are below 64
+        bool choice = false;
+        while (!rest.empty()) {
+            if (++fields_ > kMaxFields) refuse("more than " + std::to_string(kMaxFields) + " fields");
+            const uint64_t tag = take_integer(rest);
+            if (tag > UINT32_MAX) refuse_integer();
+            const uint64_t number = tag >> 3, wire = tag & 7;
+            if (number == 0) refuse("a field number of 0");
+            const Field* field = type.find(number);
+            if (field == nullptr) refuse_field(type, number, "is not known");
+            const uint64_t expected = wire_of(field->kind);
+            // Numbers of which there may be many may also stand together, behind a length.
+            const bool packed = wire == kLength && expected != kLength && field->count == Count::kMany;
+            if (wire != expected && !packed) {
+                refuse_field(type, number, "has wire type " + std::to_string(wire));
+            }
+            if (field->count != Count::kMany) {
+                if ((seen >> number & 1) != 0) refuse_field(type, number, "is there twice");
+                seen |= uint64_t(1) << number;
+            }
+            if (field->count == Count::kChoice) {
+                if (choice) refuse_field(type, number, "is there beside another in its place");
+                choice = true;
+            }
+            const bool tensor = &type == &schema::kTensor;
+            if (tensor && number == kExternalData) refuse_other_files();
+            if (wire == kLength) {
+                const uint64_t length = take_integer(rest);
+                span(type, *field, take(rest, length), depth);
+            } else if (wire == kVarint) {
+                const uint64_t value = take_integer(rest, field->kind);
+                if (field->kind == Kind::kInt32 && value > field->largest && field->largest != UINT32_MAX) {
+                    refuse_integer();
+                }
+                if (tensor && number == kDataLocation && value != 0) refuse_other_files();
+            } else {
+                take(rest, wire == kFixed32 ? 4 : 8);
             }
         }
     }
-    return external;
-}
 
-bool graph_is_external(std::string_view bytes, int depth) {
-    if (depth > kMaxDepth) damaged("graphs nested too deeply");
-    bool external = false;
-    for (Message message(bytes); message.next();) {
-        switch (message.field) {
-            case graph::kNode:
-                external |= node_is_external(message.bytes, depth);
+    void span(const schema::Message& type, const Field& field, std::string_view bytes, int depth) {
+        switch (field.kind) {
+            case Kind::kMessage:
+                message(*field.message, bytes, depth + 1);
+                note(type, field.number, bytes, depth);
                 break;
-            case graph::kInitializer:
-                external |= tensor_is_external(message.bytes);
+            case Kind::kText:
+                if (bytes.size() > kMaxText)
+                    refuse("a text of more than " + std::to_string(kMaxText) + " bytes");
+                if (!is_utf8(bytes)) refuse("a text that is not UTF-8");
+                if (&type == &schema::kOperatorSet && field.number == 1)
+                    file_.has_operators |= bytes == kName;
+                if (depth == 2 && &type == &schema::kEntry) {
+                    count_kept(bytes.size());
+                    key_ = bytes;
+                } else if (depth == 3 && &type == &schema::kTensor && field.number == 8) {
+                    count_kept(bytes.size());
+                }
                 break;
-            case graph::kSparseInitializer:
-                external |= sparse_is_external(message.bytes);
+            case Kind::kAnyText:
+                if (depth == 2) value_ = bytes.substr(0, kMetadataKept);
+                break;
+            case Kind::kInt32:
+            case Kind::kInt64:
+                while (!bytes.empty()) take_integer(bytes, field.kind);
+                break;
+            case Kind::kFloat:
+            case Kind::kDouble:
+                if (bytes.size() % (field.kind == Kind::kFloat ? 4 : 8) != 0) refuse("it is truncated");
+                break;
+            case Kind::kBytes:
                 break;
         }
     }
-    return external;
-}
 
-bool imports_operators(std::string_view bytes) {
-    bool found = false;
-    for (Message message(bytes); message.next();) {
-        if (message.field == opset::kDomain) found = message.bytes == kName;
+    // Keeps what is wanted of a message that has been read.
+    void note(const schema::Message& type, uint32_t number, std::string_view bytes, int depth) {
+        const bool model = &type == &schema::kModel;
+        if (model && number == 7) has_graph_ = true;
+        const bool interface = &type == &schema::kGraph && depth == 2 && (number == 11 || number == 12);
+        if (interface || (model && number == 8)) count_kept(bytes.size());
+        if (model && number == 14) {
+            if (key_ == kName) {
+                count_kept(value_.size());
+                file_.metadata.emplace_back(value_);
+            }
+            key_ = value_ = {};
+        }
     }
-    return found;
-}
 
-void read_function(std::string_view bytes, OnnxFile& file) {
-    for (Message message(bytes); message.next();) {
-        if (message.field == function::kNode) file.has_external_data |= node_is_external(message.bytes, 0);
-        if (message.field == function::kOpsetImport) file.has_operators |= imports_operators(message.bytes);
+    void count_kept(std::size_t count) {
+        kept_ += count;
+        if (kept_ > kMaxKept) {
+            refuse("more than " + std::to_string(kMaxKept) + " bytes of names, types and metadata");
+        }
     }
-}
 
-void read_metadata(std::string_view bytes, OnnxFile& file) {
-    std::string_view key, value;
-    for (Message message(bytes); message.next();) {
-        if (message.field == entry::kKey) key = message.bytes;
-        if (message.field == entry::kValue) value = message.bytes;
-    }
-    if (key == kName) file.metadata.emplace_back(value);
-}
+    OnnxFile file_;
+    bool has_graph_ = false;
+    std::size_t fields_ = 0, kept_ = 0;
+    std::string_view key_, value_;  // of the entry of metadata that is read
+};
 
 }  // namespace
 
 OnnxFile read_onnx(const void* data, std::size_t bytes) {
-    OnnxFile file;
-    for (Message message({static_cast<const char*>(data), bytes}); message.next();) {
-        switch (message.field) {
-            case model::kGraph:
-                file.has_graph = true;
-                file.has_external_data |= graph_is_external(message.bytes, 0);
-                break;
-            case model::kOpsetImport:
-                file.has_operators |= imports_operators(message.bytes);
-                break;
-            case model::kMetadata:
-                read_metadata(message.bytes, file);
-                break;
-            case model::kFunctions:
-                read_function(message.bytes, file);
-                break;
-        }
-    }
-    if (!file.has_graph) damaged("it has no graph");
-    return file;
+    return Scan().run({static_cast<const char*>(data), bytes});
 }
 
 }  // namespace pe::capi

@@ -11,8 +11,10 @@
 namespace pe::capi {
 namespace {
 
-// ONNX Runtime 1.18, the first that reads IR version 10, which exported files have. Later ones serve it too.
-constexpr uint32_t kOldest = 18;
+// ONNX Runtime 1.27, the first that checks the paths of weights in other files wherever a model may name
+// them. This library refuses such models itself; earlier versions read any file, and any address in memory,
+// for one that it would overlook. Later versions serve the functions of this one as well.
+constexpr uint32_t kOldest = 27;
 constexpr const char* kVariable = "PE_RUNTIME_ONNXRUNTIME";
 #ifdef __APPLE__
 constexpr const char* kNames[] = {"libonnxruntime.1.dylib", "libonnxruntime.dylib"};
@@ -56,7 +58,8 @@ const OrtApi* find_api(void* library) {
     const OrtApi* api = base->GetApi(kOldest);
     if (api == nullptr) {
         throw Error(PE_NO_RUNTIME, "onnxruntime: expected version 1." + std::to_string(kOldest) +
-                                       " or newer, got " + base->GetVersionString());
+                                       " or newer, which checks the paths in a model, got " +
+                                       base->GetVersionString());
     }
     return api;
 }

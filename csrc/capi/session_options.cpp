@@ -109,6 +109,9 @@ OrtPointer<OrtSessionOptions> session_options(const Runtime& runtime, const pe_m
     check(api.DisableMemPattern(created));
     // Threads that wait by spinning take the cores from those of the program.
     check(api.AddSessionConfigEntry(created, "session.intra_op.allow_spinning", "0"));
+    // It would take bytes that begin in a certain way for its own format, whose weights may be in other
+    // files.
+    check(api.AddSessionConfigEntry(created, "session.load_model_format", "ONNX"));
     append_provider(runtime, created, options.provider);
     if (has_operators) register_operators(runtime, created, options);
     return session;

@@ -92,7 +92,7 @@ typedef enum pe_operators {
 typedef struct pe_metric_options {
     size_t size; /* sizeof(pe_metric_options) */
 
-    /* Path of ONNX Runtime's library, 1.18 or newer. NULL: that in the environment variable
+    /* Path of ONNX Runtime's library, 1.27 or newer. NULL: that in the environment variable
        PE_RUNTIME_ONNXRUNTIME, else libonnxruntime.so.1, else libonnxruntime.so, where the system finds it.
        Once it is loaded it stays loaded. */
     const char* onnxruntime;

@@ -138,7 +138,8 @@ struct Scored {
     Map map;
 };
 
-// An exported metric. One may be used from any number of threads at once.
+// An exported metric. One may be used from any number of threads at once. A metric that has been moved from
+// describes itself with empty texts and zeros, and throws Error(PE_INVALID_ARGUMENT) where it is to compute.
 class Metric {
   public:
     explicit Metric(const std::string& path, const Options& options = {}) {
@@ -160,8 +161,8 @@ class Metric {
     ~Metric() { pe_metric_close(metric_); }
 
     // Valid as long as the metric.
-    std::string_view metadata() const noexcept { return pe_metric_metadata(metric_); }
-    std::string_view kind() const noexcept { return pe_metric_kind(metric_); }
+    std::string_view metadata() const noexcept { return view(pe_metric_metadata(metric_)); }
+    std::string_view kind() const noexcept { return view(pe_metric_kind(metric_)); }
     pe_input input() const noexcept { return pe_metric_input(metric_); }
     std::int64_t min_size() const noexcept { return pe_metric_min_size(metric_); }
     bool has_map() const noexcept { return pe_metric_has_map(metric_) != 0; }
@@ -210,6 +211,10 @@ class Metric {
     static void check(const pe_metric* metric, pe_status status) {
         if (status == PE_OUT_OF_MEMORY) throw std::bad_alloc();
         if (status != PE_OK) throw Error(status, pe_error_text(metric));
+    }
+
+    static std::string_view view(const char* text) noexcept {
+        return text == nullptr ? std::string_view() : std::string_view(text);
     }
 
     pe_metric** receive() noexcept { return &metric_; }

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
 from pe_runtime.cli.torch_files import is_archive, read_archive
-from pe_runtime.gate.metric_file import METADATA_KEY, parse_metadata, read_metric
+from pe_runtime.gate.metadata import METADATA_KEY, parse_metadata
+from pe_runtime.gate.metric_file import describe_metric
+from pe_runtime.gate.regular import open_regular, sha256_of
 from pe_runtime.gate.report import printable
+
+#: Of the header of a safetensors file, which is read whole: metadata of at most 1 MiB and a line per tensor.
+MAX_HEADER_BYTES = 1 << 22
 
 
 @click.command()
@@ -22,7 +26,8 @@ from pe_runtime.gate.report import printable
 def command(file: Path, as_json: bool) -> None:
     """Print what FILE, a metric (.onnx, .pt, .pt2) or a profile (.safetensors), says of itself.
 
-    Nothing is run, and torch is not needed. What it is shows from its content.
+    Nothing is run, and torch is not needed. What it is shows from its content. FILE is read in pieces, and
+    needs little memory.
 
     \b
     Example:
@@ -42,23 +47,26 @@ def command(file: Path, as_json: bool) -> None:
 def describe_file(path: Path) -> dict[str, Any]:
     """The metadata of a metric (with inputs and outputs, if ONNX) or of a profile (with tensors), JSON-able.
 
+    In memory that does not depend on the file's size.
+
     Raises:
-        ValueError: no ONNX, torch or safetensors file, or a damaged one.
+        ValueError: no regular file; no ONNX, torch or safetensors file, or a damaged one; a list of entries
+            or tensors of more than 4 MiB; metadata that is not valid.
         OSError: the file cannot be read.
     """
-    if _is_safetensors(path):
-        return _describe_profile(path)
-    return _describe_archive(path) if is_archive(path) else _describe_metric(path)
-
-
-def _is_safetensors(path: Path) -> bool:
-    # Eight bytes of header length, then the header, a JSON object.
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+    file, size = open_regular(path, "a metric or a profile", sys.maxsize)
+    with file:
+        start = file.read(9)
+        if is_archive(start):
+            return _describe_archive(file, path, size)
+        # Eight bytes of header length, then the header, a JSON object.
+        if start[8:] == b"{":
+            return _describe_profile(file, path, size)
+    return _describe_metric(path)
 
 
 def _describe_metric(path: Path) -> dict[str, Any]:
-    metric = read_metric(path)
+    metric, size = describe_metric(path)
     values = {
         side: {name: {"type": kind, "shape": list(shape)} for name, (kind, shape) in described.items()}
         for side, described in (("inputs", metric.inputs), ("outputs", metric.outputs))
@@ -68,54 +76,53 @@ def _describe_metric(path: Path) -> dict[str, Any]:
         "kind": "metric",
         "format": "ONNX",
         "sha256": metric.sha256,
-        "bytes": len(metric.data),
+        "bytes": size,
         "opsets": metric.opsets,
         **values,
         "metadata": metric.metadata,
     }
 
 
-def _describe_archive(path: Path) -> dict[str, Any]:
-    kind, metadata = read_archive(path)
+def _describe_archive(file: BinaryIO, path: Path, size: int) -> dict[str, Any]:
+    kind, metadata = read_archive(file, path)
     return {
         "file": str(path),
         "kind": "metric",
         "format": kind,
-        "sha256": _sha256(path),
-        "bytes": path.stat().st_size,
+        "sha256": sha256_of(file),
+        "bytes": size,
         "metadata": metadata,
     }
 
 
-def _describe_profile(path: Path) -> dict[str, Any]:
+def _describe_profile(file: BinaryIO, path: Path, size: int) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
+    file.seek(0)
+    header = int.from_bytes(file.read(8), "little")
+    if header > MAX_HEADER_BYTES:
+        raise ValueError(
+            f"{path}: expected a valid safetensors file: a header of more than {MAX_HEADER_BYTES} bytes"
+        )
     try:
-        with safe_open(path, framework="np") as file:
-            texts = file.metadata() or {}
-            tensors = {name: file.get_slice(name) for name in sorted(file.keys())}
+        with safe_open(path, framework="np") as tensors:
+            texts = tensors.metadata() or {}
+            slices = {name: tensors.get_slice(name) for name in sorted(tensors.keys())}
             described = {
                 name: {"type": str(tensor.get_dtype()), "shape": list(tensor.get_shape())}
-                for name, tensor in tensors.items()
+                for name, tensor in slices.items()
             }
     except SafetensorError as error:
         raise ValueError(f"{path}: expected a valid safetensors file: {error}") from None
+    text = texts.get(METADATA_KEY)
     return {
         "file": str(path),
         "kind": "profile",
-        "sha256": _sha256(path),
-        "bytes": path.stat().st_size,
+        "sha256": sha256_of(file),
+        "bytes": size,
         "tensors": described,
-        "metadata": parse_metadata(texts[METADATA_KEY], path) if METADATA_KEY in texts else None,
+        "metadata": None if text is None else parse_metadata(text.encode(), path),
     }
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _rows(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

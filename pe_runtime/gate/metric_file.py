@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import io
+import math
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pe_runtime.gate.metadata import METADATA_KEY, parse_metadata
+from pe_runtime.gate.onnx_file import OnnxFile, scan_onnx
+from pe_runtime.gate.regular import open_regular, read_regular, sha256_of
+
 if TYPE_CHECKING:
     import onnx
 
-METADATA_KEY = "pe_runtime"
 DOMAIN = "pe_runtime"
 FORMAT = 1
 
 #: protobuf's limit; a larger model would have its weights in other files.
 MAX_FILE_BYTES = (1 << 31) - 1
+_EXPECTED = "an ONNX file"
+_Values = dict[str, tuple[str, tuple[int | str | None, ...]]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class MetricFile:
 
     Attributes:
         path: where it was read from.
-        data: its bytes.
+        data: its bytes; empty where `describe_metric` read it.
         sha256: hex digest of them.
         metadata: the JSON object under the metadata key "pe_runtime"; None without such a key.
         inputs: name to (element type such as "float32", dimensions; a name or None where free).
@@ -39,8 +44,8 @@ class MetricFile:
     data: bytes
     sha256: str
     metadata: dict[str, Any] | None
-    inputs: dict[str, tuple[str, tuple[int | str | None, ...]]]
-    outputs: dict[str, tuple[str, tuple[int | str | None, ...]]]
+    inputs: _Values
+    outputs: _Values
     opsets: dict[str, int]
 
     @property
@@ -106,14 +111,13 @@ class MetricFile:
                 f"{self.path}: metadata: expected input 'float32' or 'uint8', got {get('input')!r}"
             )
         min_size = get("min_size")
-        if not isinstance(min_size, int) or isinstance(min_size, bool) or min_size < 1:
+        if not isinstance(min_size, int) or isinstance(min_size, bool) or not 1 <= min_size < 1 << 31:
             raise ValueError(f"{self.path}: metadata: expected min_size of at least 1, got {min_size!r}")
         threshold = get("threshold")
         if threshold is None:
             return
         number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-        # Written so that NaN, and integers too large for a float, are refused as well.
-        if not (number and 0 <= threshold <= sys.float_info.max):
+        if not (number and threshold >= 0 and math.isfinite(threshold)):
             raise ValueError(
                 f"{self.path}: metadata: expected threshold null or a finite number >= 0, got {threshold!r}"
             )
@@ -142,80 +146,76 @@ def read_metric(path: str | os.PathLike[str]) -> MetricFile:
     """Read an ONNX file whole and check that it is well formed.
 
     Args:
-        path: the file.
+        path: a regular file of less than 2 GiB.
 
     Returns:
         What it says of itself. Whether it is a metric is not checked: see `MetricFile.check_contract`.
 
     Raises:
-        ValueError: not an ONNX model; truncated or damaged; weights kept in other files; metadata that
-            is not a JSON object.
+        ValueError: no regular file; not an ONNX model; truncated or damaged; weights kept in other files;
+            fields that readers could read in several ways; metadata that is not a valid JSON object.
         OSError: the file cannot be read.
     """
     import onnx
 
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: expected an ONNX file, got a directory")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: expected an ONNX file of less than 2 GiB, got {path.stat().st_size} bytes")
-    data = path.read_bytes()
+    data = read_regular(path, _EXPECTED, MAX_FILE_BYTES)
     try:
-        model = onnx.load_model_from_string(data)
-        if _has_external_data(model):
-            raise ValueError("expected the weights inside the file, got references to other files")
-        onnx.checker.check_model(model)
-        inputs = _values(model.graph.input, without={tensor.name for tensor in model.graph.initializer})
-        outputs = _values(model.graph.output)
+        found = scan_onnx(io.BytesIO(data), len(data))
+        onnx.checker.check_model(onnx.load_model_from_string(data))
     except Exception as error:  # protobuf and the checker have exception types of their own
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: expected a valid ONNX file: {reason or type(error).__name__}") from error
+        raise _invalid(path, error) from error
+    return _metric_file(path, data, hashlib.sha256(data).hexdigest(), found)
+
+
+def describe_metric(path: str | os.PathLike[str]) -> tuple[MetricFile, int]:
+    """The same in memory that does not depend on the file's size: the graph is not checked, no byte kept.
+
+    Returns:
+        What it says of itself, and its size in bytes.
+
+    Raises:
+        ValueError: as `read_metric`, for all but the graph.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    file, size = open_regular(path, _EXPECTED, MAX_FILE_BYTES)
+    with file:
+        try:
+            found = scan_onnx(file, size)
+        except ValueError as error:
+            raise _invalid(path, error) from error
+        sha256 = sha256_of(file)
+    return _metric_file(path, b"", sha256, found), size
+
+
+def _metric_file(path: Path, data: bytes, sha256: str, found: OnnxFile) -> MetricFile:
+    import onnx
+
+    if len(found.metadata) > 1:
+        raise ValueError(f"{path}: expected one metadata key {METADATA_KEY!r}, got {len(found.metadata)}")
+    opsets = [onnx.OperatorSetIdProto.FromString(message) for message in found.opsets]
     return MetricFile(
         path=path,
         data=data,
-        sha256=hashlib.sha256(data).hexdigest(),
-        metadata=_metadata(model, path),
-        inputs=inputs,
-        outputs=outputs,
-        opsets={opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        sha256=sha256,
+        metadata=parse_metadata(found.metadata[0], path) if found.metadata else None,
+        inputs=_values(found.inputs, without=found.constants),
+        outputs=_values(found.outputs),
+        opsets={opset.domain or "ai.onnx": opset.version for opset in opsets},
     )
 
 
-def parse_metadata(text: str, path: Path) -> dict[str, Any]:
-    """The JSON object that an exported metric or a profile carries.
-
-    Raises:
-        ValueError: not a JSON object.
-    """
-    try:
-        metadata = json.loads(text)
-        json.dumps(metadata, allow_nan=False)  # NaN and infinity are not JSON, though Python reads them
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: metadata {METADATA_KEY!r}: expected JSON: {error}") from None
-    if not isinstance(metadata, dict):
-        raise ValueError(
-            f"{path}: metadata {METADATA_KEY!r}: expected a JSON object, got {type(metadata).__name__}"
-        )
-    return metadata
+def _invalid(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(f"{path}: expected a valid ONNX file: {reason or type(error).__name__}")
 
 
-def _has_external_data(model: onnx.ModelProto) -> bool:
-    import onnx.external_data_helper
+def _values(messages: list[bytes], without: set[bytes] | frozenset[bytes] = frozenset()) -> _Values:
+    import onnx
 
-    return any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer)
-
-
-def _metadata(model: onnx.ModelProto, path: Path) -> dict[str, Any] | None:
-    texts = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
-    if len(texts) > 1:
-        raise ValueError(f"{path}: expected one metadata key {METADATA_KEY!r}, got {len(texts)}")
-    return parse_metadata(texts[0], path) if texts else None
-
-
-def _values(
-    values: Any, without: set[str] | frozenset[str] = frozenset()
-) -> dict[str, tuple[str, tuple[int | str | None, ...]]]:
-    return {value.name: _type_and_shape(value) for value in values if value.name not in without}
+    values = [onnx.ValueInfoProto.FromString(message) for message in messages]
+    return {value.name: _type_and_shape(value) for value in values if value.name.encode() not in without}
 
 
 def _type_and_shape(value: onnx.ValueInfoProto) -> tuple[str, tuple[int | str | None, ...]]:

@@ -20,6 +20,26 @@ std::string thrown(const Call& call) {
     return "nothing";
 }
 
+// What is left behind by moving: it describes itself as nothing, and does not compute.
+void test_moved_from(const std::string& file) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(file.data());
+    pe_runtime::Metric moved({bytes, file.size()});
+    const pe_runtime::Metric metric(std::move(moved));
+    CHECK(moved.metadata().empty() && moved.kind().empty() && moved.input() == PE_INPUT_NONE);
+    CHECK(moved.min_size() == 0 && !moved.has_map() && !moved.threshold() && moved.get() == nullptr);
+    const std::vector<std::uint8_t> dark(8 * 5 * 3, 0);
+    const pe_runtime::Image image(dark, 8, 5);
+    const std::string text = "metric: expected a metric, got NULL";
+    CHECK(thrown<pe_runtime::Error>([&] { moved.score(image, image); }) == text);
+    CHECK(thrown<pe_runtime::Error>([&] { moved.score_with_map(image, image); }) == text);
+    CHECK(thrown<pe_runtime::Error>([&] { moved.passes(0.1, 0.2); }) == text);
+    CHECK(metric.score(image, image) == 0);
+
+    pe_runtime::Map map = metric.score_with_map(image, image).map;
+    const pe_runtime::Map taken(std::move(map));
+    CHECK(map.width() == 0 && map.height() == 0 && map.values().empty() && taken.width() == 8);
+}
+
 int main() {
     onnx_writer::Model model;
     model.threshold = "0.2";
@@ -55,5 +75,6 @@ int main() {
     CHECK(thrown<pe_runtime::Error>([&] {
               metric.score(small, small);
           }).find("expected width and height of at least 4, got 2 x 2") != std::string::npos);
+    test_moved_from(file);
     return 0;
 }
