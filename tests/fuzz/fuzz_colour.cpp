@@ -1,9 +1,9 @@
-// Hostile ICC profiles, brought to sRGB by littlecms: images keep their sizes, or there is an error with a text.
-#include "app/images/colour.h"
-
+// Hostile ICC profiles, brought to sRGB by littlecms: images keep their sizes, or there is an error with a
+// text.
 #include <string>
 #include <vector>
 
+#include "app/images/colour.h"
 #include "app/images/image.h"
 #include "app/text.h"
 #include "fuzz.h"
@@ -31,7 +31,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t bytes) {
     const unsigned kind = data[0];
     const auto layout = pe_layout(1 + kind % 4);
     const pe_sample sample = kind & 4 ? PE_UINT16 : PE_UINT8;
-    const auto colours = pe::gate::ColourDescription::of_profile(std::string(fuzz::text_of(data + 1, bytes - 1)));
+    const auto colours =
+        pe::gate::ColourDescription::of_profile(std::string(fuzz::text_of(data + 1, bytes - 1)));
     REQUIRE(!colours.name().empty());
     pe::gate::Image first = image_of(layout, sample, colours);
     pe::gate::Image second = image_of(PE_RGB, PE_UINT8, kind & 8 ? colours : pe::gate::ColourDescription());
