@@ -1,7 +1,7 @@
 """Image files, opened up to their pixels, and their pixels as stored.
 
 Pillow reads headers and 8-bit pixels; OpenCV reads 16-bit pixels, of which Pillow silently keeps 8 bits.
-Pillow decodes 16-bit files too, before OpenCV sees them: it refuses damaged pixels, where OpenCV returns
+Pillow decodes 16-bit TIFFs too, before OpenCV sees them: it refuses damaged strips, where OpenCV returns
 what it has.
 """
 
@@ -259,7 +259,7 @@ def _decode_8bit(file: PIL.Image.Image, bits: int) -> Samples:
     pixels = np.empty((file.height, file.width, len(mode)), np.uint8)
     for rows, columns in blocks(file.height, file.width):
         part = file.crop((columns.start, rows.start, columns.stop, rows.stop))
-        pixels[rows, columns] = np.asarray(part.convert(mode))
+        pixels[rows, columns] = np.asarray(part if part.mode == mode else part.convert(mode))
     if mode == "RGB":
         return Samples(pixels, None, file.mode)
     return Samples(pixels[..., :3], pixels[..., 3], file.mode)
@@ -270,7 +270,10 @@ def _decode_16bit(data: bytes, container: png.PngFile | tiff.TiffFile | None) ->
     import cv2
 
     kind = "PNG" if isinstance(container, png.PngFile) else "TIFF"
-    mode, transparent, size = _decoded_by_pillow(data, kind)
+    with _pillow_image(data, kind) as file:
+        mode, size, transparent = file.mode, file.size, file.info.get("transparency")
+        if kind == "TIFF":
+            file.load()
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape[1::-1] != size:
         raise ValueError(f"expected 16-bit pixels that OpenCV can decode, got a {kind} that it cannot")
@@ -288,11 +291,3 @@ def _decode_16bit(data: bytes, container: png.PngFile | tiff.TiffFile | None) ->
     if kind == "PNG" and isinstance(transparent, int):
         alpha = np.where(decoded == transparent, np.uint16(0), np.uint16(65535))
     return Samples(np.broadcast_to(decoded[..., None], (*decoded.shape, 3)), alpha, mode)
-
-
-def _decoded_by_pillow(data: bytes, kind: str) -> tuple[str, object, tuple[int, int]]:
-    """Mode, transparent level and size of an image whose pixels Pillow decodes; they are dropped."""
-    with _pillow_image(data, kind) as file:
-        mode, size = file.mode, file.size
-        file.load()
-        return mode, file.info.get("transparency"), size

@@ -289,12 +289,13 @@ def _pair_warnings(reference: Image, candidate: Image) -> Iterator[str]:
 
 def _seen(file: ImageFile, samples: Samples, background: RGB, colour: Colour) -> Image:
     alpha = samples.alpha
-    opaque = alpha is None or bool(alpha.min() == np.iinfo(alpha.dtype).max)
-    # Each component as far away as it can be.
-    opposite = tuple(255 if component < 128 else 0 for component in background)
+    if alpha is None or alpha.min() == np.iinfo(alpha.dtype).max:
+        pixels, opposite = _opaque(samples.rgb, file.orientation), None
+    else:
+        pixels, opposite = _over(samples, alpha, file.orientation, background)
     return Image(
-        pixels=_upright(samples, file.orientation, None if opaque else background),
-        opposite=None if opaque else _upright(samples, file.orientation, opposite),
+        pixels=pixels,
+        opposite=opposite,
         path=file.path,
         format=file.format,
         mode=samples.mode,
@@ -306,38 +307,58 @@ def _seen(file: ImageFile, samples: Samples, background: RGB, colour: Colour) ->
     )
 
 
-def _upright(samples: Samples, orientation: int, background: tuple[int, ...] | None) -> np.ndarray:
-    """The pixels turned, and over a background unless they are opaque."""
-    rgb = samples.rgb
-    if background is None and orientation == 1 and rgb.flags.c_contiguous:
+def _opaque(rgb: np.ndarray, orientation: int) -> np.ndarray:
+    """The colours alone, upright."""
+    if orientation == 1 and rgb.flags.c_contiguous:
         return rgb
-    height, width = rgb.shape[:2]
-    upright = np.empty((width, height, 3) if orientation >= 5 else rgb.shape, rgb.dtype)
-    stored = _as_stored(upright, orientation)
-    for part in blocks(height, width):
-        stored[part] = rgb[part] if background is None else _composite(samples, part, background)
+    upright, stored = _made_upright(rgb, orientation)
+    for part in blocks(*rgb.shape[:2]):
+        stored[part] = rgb[part]
     return upright
 
 
-def _as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of upright pixels that has them in the order in which they are stored (EXIF 2.32, table 6)."""
+def _over(
+    samples: Samples, alpha: np.ndarray, orientation: int, background: RGB
+) -> tuple[np.ndarray, np.ndarray]:
+    """rgb alpha + background (1 - alpha), upright; and the same over the opposite colour.
+
+    Rounded to nearest, in exact integers.
+    """
+    rgb = samples.rgb
+    bits = 8 * rgb.itemsize
+    # The largest sum, top * top + top / 2 + 1, and what is added to divide it, fit twice the bits.
+    wide = np.uint16 if bits == 8 else np.uint32
+    top = wide(2**bits - 1)
+    # Each component of the opposite is as far away as it can be.
+    behind = [(wide(c * (int(top) // 255)), wide(top if c < 128 else 0)) for c in background]
+    results = [_made_upright(rgb, orientation) for _ in range(2)]
+    for part in blocks(*rgb.shape[:2]):
+        opacity = alpha[part].astype(wide)
+        clear = top - opacity
+        for channel in range(3):
+            front = rgb[part][..., channel].astype(wide)
+            if samples.premultiplied:
+                # Samples above their alpha are invalid; this keeps them from wrapping around.
+                front = np.minimum(front, opacity) * top
+            else:
+                front *= opacity
+            front += top // wide(2) + wide(1)
+            for (_, stored), colour in zip(results, behind[channel], strict=True):
+                total = front + clear * colour
+                # (x + (x >> bits)) >> bits is (x - 1) // top, for all such x.
+                total += total >> wide(bits)
+                stored[part][..., channel] = total >> wide(bits)
+    return results[0][0], results[1][0]
+
+
+def _made_upright(rgb: np.ndarray, orientation: int) -> tuple[np.ndarray, np.ndarray]:
+    """Room for pixels seen upright, and a view of it in the order in which they are stored."""
+    height, width = rgb.shape[:2]
+    upright = np.empty((width, height, 3) if orientation >= 5 else rgb.shape, rgb.dtype)
+    stored = upright
+    # EXIF 2.32, table 6.
     if orientation in (2, 3, 6, 7):
-        upright = upright[:, ::-1]
+        stored = stored[:, ::-1]
     if orientation in (3, 4, 7, 8):
-        upright = upright[::-1]
-    return upright.swapaxes(0, 1) if orientation >= 5 else upright
-
-
-def _composite(samples: Samples, part: tuple[slice, slice], background: tuple[int, ...]) -> np.ndarray:
-    """rgb alpha + background (1 - alpha), rounded to nearest, in exact integers."""
-    assert samples.alpha is not None
-    rgb, alpha = samples.rgb[part], samples.alpha[part]
-    top = np.uint32(np.iinfo(rgb.dtype).max)
-    behind = np.asarray(background, dtype=np.uint32) * (top // np.uint32(255))
-    opacity = alpha[..., None].astype(np.uint32)
-    # The largest sum, 65535 * 65535 + 32767, still fits 32 bits.
-    front = rgb.astype(np.uint32) * (top if samples.premultiplied else opacity)
-    if samples.premultiplied:
-        # Samples above their alpha are invalid; this keeps them from wrapping around.
-        front = np.minimum(front, opacity * top)
-    return ((front + behind * (top - opacity) + top // np.uint32(2)) // top).astype(rgb.dtype)
+        stored = stored[::-1]
+    return upright, stored.swapaxes(0, 1) if orientation >= 5 else stored

@@ -21,6 +21,8 @@ from pe_runtime.gate.images import (
 from pe_runtime.gate.metric_file import MetricFile, read_metric
 from pe_runtime.ort import DOMAIN, open_session
 
+_ImageLike = Image | np.ndarray | str | os.PathLike[str]
+
 #: A score this far below 0 is a rounding error of float32 and counts as 0; one further below is refused.
 ROUNDING = 1e-6
 
@@ -97,8 +99,8 @@ class Judge:
 
     def score(
         self,
-        reference: Image | np.ndarray | str | os.PathLike[str],
-        distorted: Image | np.ndarray | str | os.PathLike[str],
+        reference: _ImageLike,
+        distorted: _ImageLike,
     ) -> Verdict:
         """Compare two images; the result depends on nothing but the two.
 
@@ -107,7 +109,7 @@ class Judge:
 
         Args:
             reference: what it should look like: an image file, an `Image`, or an array (H, W, 3) of RGB,
-                uint8 or uint16. Of two files, the colours are compared as well.
+                uint8 or uint16, which is taken as it is.
             distorted: what is judged, of the same size.
 
         Returns:
@@ -122,9 +124,10 @@ class Judge:
         warnings: tuple[str, ...] = ()
         if isinstance(reference, str | os.PathLike) and isinstance(distorted, str | os.PathLike):
             reference, distorted, warnings = read_pair(reference, distorted, colour=self.colour)
-        elif isinstance(reference, Image) and isinstance(distorted, Image):
+        reference, distorted = _loaded(reference, "reference"), _loaded(distorted, "distorted")
+        if isinstance(reference, Image) and isinstance(distorted, Image):
             self._check_colours(reference, distorted)
-        images = [_images(reference, "reference"), _images(distorted, "distorted")]
+        images = [_pixels(reference, "reference"), _pixels(distorted, "distorted")]
         first, second = (pixels.shape for pixels, _ in images)
         check_same_size((first[1], first[0]), (second[1], second[0]))
         if min(first[:2]) < self.metric.min_size:
@@ -143,8 +146,8 @@ class Judge:
             return
         check_same_colours(reference.colour, distorted.colour)
         raise ValueError(
-            "reference and distorted: expected colours described alike, got an ICC profile in one; "
-            "read_image(..., colour='srgb') applies it"
+            "reference and distorted: expected colours described alike, got different ICC profiles, or one; "
+            "read_image(..., colour='srgb') applies them"
         )
 
     def _compare(self, pair: list[np.ndarray]) -> tuple[float, np.ndarray | None]:
@@ -182,15 +185,18 @@ def _checked_threshold(threshold: float | None, metric: MetricFile) -> float:
     return float(threshold)
 
 
-def _images(
-    image: Image | np.ndarray | str | os.PathLike[str], name: str
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _loaded(image: _ImageLike, name: str) -> Image | np.ndarray:
+    """An image that is still a file, read."""
+    if not isinstance(image, str | os.PathLike):
+        return image
+    try:
+        return read_image(image)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _pixels(image: Image | np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Pixels over the background, and over its opposite where some are not opaque."""
-    if isinstance(image, str | os.PathLike):
-        try:
-            image = read_image(image)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
     if isinstance(image, Image):
         return image.pixels, image.opposite
     if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.uint16):

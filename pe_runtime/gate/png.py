@@ -32,8 +32,7 @@ _ADAM7 = (
 _BEFORE_PIXELS = (b"PLTE", b"tRNS", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
 _ONCE = (b"IHDR", b"eXIf", b"acTL", *_BEFORE_PIXELS)
 _LENGTHS = {b"cICP": (4,), b"sRGB": (1,), b"gAMA": (4,), b"cHRM": (32,), b"PLTE": range(3, 769, 3)}
-# The pixels need these, and decoders get no others.
-_FOR_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_IEND = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
 _STEP, _MOST = 1 << 16, 1 << 20
 
@@ -63,7 +62,8 @@ class PngFile:
     colour: Colour = field(default_factory=Colour)
     exif: bytes | None = None
     xmp: bytes = b""
-    _chunks: list[tuple[bytes, memoryview]] = field(default_factory=list)
+    _head: bytes = b""
+    _pixels: memoryview = field(default=memoryview(b""))
 
     def check_pixels(self) -> None:
         """Inflate all pixels, in bounded memory, and compare their length with the header.
@@ -71,16 +71,18 @@ class PngFile:
         Raises:
             ValueError: they are damaged, or fewer or more than the header says.
         """
-        _check_inflated((data for kind, data in self._chunks if kind == b"IDAT"), self._inflated_length())
+        _check_inflated(self._compressed(), self._inflated_length())
 
     def plain_file(self) -> bytes:
-        """The file without the chunks that pixels do not need."""
-        parts: list[bytes | memoryview] = [SIGNATURE]
-        for kind, data in self._chunks:
-            if kind in _FOR_PIXELS:
-                checksum = zlib.crc32(data, zlib.crc32(kind))
-                parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)]
-        return b"".join(parts)
+        """The file without the chunks that pixels do not need, of which decoders have their own opinions."""
+        return b"".join((SIGNATURE, self._head, self._pixels, _IEND))
+
+    def _compressed(self) -> Iterator[memoryview]:
+        at = 0
+        while at < len(self._pixels):
+            (length,) = struct.unpack_from(">I", self._pixels, at)
+            yield self._pixels[at + 8 : at + 8 + length]
+            at += 12 + length
 
     def _inflated_length(self) -> int:
         bits = self.depth * _SAMPLES[self.colour_type]
@@ -102,35 +104,83 @@ def read_png(data: bytes) -> PngFile:
     Raises:
         ValueError: a chunk is cut off, damaged, missing, or in a wrong place.
     """
-    chunks = list(_walk(data))
-    _check_order([kind for kind, _ in chunks])
-    for kind, content in chunks:
-        allowed = _LENGTHS.get(kind)
-        if allowed is not None and len(content) not in allowed:
-            raise ValueError(
-                f"expected a PNG with a {_name(kind)} chunk of its length, got {len(content)} bytes"
-            )
-    first = dict(reversed(chunks))
-    file = _read_header(first[b"IHDR"])
-    if file.colour_type == PALETTE and b"PLTE" not in first:
+    found = _collected(data)
+    file = _read_header(found.once[b"IHDR"])
+    if file.colour_type == PALETTE and b"PLTE" not in found.once:
         raise ValueError("expected a PNG with a palette, got none")
-    if b"tRNS" in first:
-        _check_transparency(file, first[b"tRNS"], len(first.get(b"PLTE", b"")) // 3)
-        if file.colour_type in (GREY_ALPHA, RGB_ALPHA):
-            chunks = [(kind, content) for kind, content in chunks if kind != b"tRNS"]
-    file._chunks = chunks
-    file.frames = _count_frames(chunks)
-    file.colour = _colour(first)
-    texts = dict(_texts(chunks))
-    file.xmp = texts.get(_XMP, b"")
-    if b"eXIf" in first:
-        file.exif = bytes(first[b"eXIf"])
-    elif _RAW_EXIF in texts:
-        file.exif = _raw_profile(texts[_RAW_EXIF])
+    for_pixels = [b"IHDR", b"PLTE"]
+    if b"tRNS" in found.once and file.colour_type not in (GREY_ALPHA, RGB_ALPHA):
+        _check_transparency(file, found.once[b"tRNS"], len(found.once.get(b"PLTE", b"")) // 3)
+        for_pixels.append(b"tRNS")
+    file._head = b"".join(_whole(kind, found.once[kind]) for kind in for_pixels if kind in found.once)
+    file._pixels = memoryview(data)[found.pixels : found.end]
+    file.frames = found.frames + (found.animated and not found.first_is_frame)
+    file.colour = _colour(found.once)
+    if _XMP in found.texts:
+        file.xmp = _text(*found.texts[_XMP]) or b""
+    if b"eXIf" in found.once:
+        file.exif = bytes(found.once[b"eXIf"])
+    elif _RAW_EXIF in found.texts:
+        text = _text(*found.texts[_RAW_EXIF])
+        file.exif = None if text is None else _raw_profile(text)
     return file
 
 
-def _walk(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+@dataclass
+class _Found:
+    """The chunks that are looked at; the others are checked and forgotten."""
+
+    once: dict[bytes, memoryview] = field(default_factory=dict)
+    texts: dict[bytes, tuple[bytes, memoryview]] = field(default_factory=dict)  # the last of each keyword
+    pixels: int = 0  # where the IDAT chunks begin
+    end: int = 0
+    frames: int = 1
+    animated: bool = False
+    first_is_frame: bool = False
+
+
+def _collected(data: bytes) -> _Found:
+    found = _Found()
+    for at, kind, content in _walk(data):
+        if not found.once and kind != b"IHDR":
+            raise ValueError(f"expected a PNG that begins with IHDR, got {_name(kind)}")
+        if kind == b"IDAT":
+            if found.end not in (0, at):
+                raise ValueError("expected a PNG whose IDAT chunks follow each other")
+            found.pixels, found.end = found.pixels or at, at + 12 + len(content)
+        elif kind in _ONCE:
+            _check_place(kind, content, found)
+            found.once[kind] = content
+        elif kind[:1].isupper() and kind != b"IEND":
+            raise ValueError(f"expected a PNG of known chunks, got {_name(kind)}")
+        elif kind in (b"tEXt", b"zTXt", b"iTXt"):
+            keyword = bytes(content[:80]).partition(b"\0")[0]
+            if keyword in (_XMP, _RAW_EXIF):
+                found.texts[keyword] = (kind, content)
+        if found.pixels == 0 and kind == b"acTL" and len(content) >= 8:
+            (frames,) = struct.unpack_from(">I", content)
+            found.animated = 0 < frames <= 1 << 31
+            found.frames = frames if found.animated else 1
+        found.first_is_frame |= found.pixels == 0 and kind == b"fcTL"
+    if found.pixels == 0:
+        raise ValueError("expected a PNG that has pixels, got none")
+    return found
+
+
+def _check_place(kind: bytes, content: memoryview, found: _Found) -> None:
+    if kind in found.once:
+        raise ValueError(f"expected a PNG with one chunk {_name(kind)}, got more")
+    if kind in _BEFORE_PIXELS and found.pixels:
+        raise ValueError(f"expected a PNG whose {_name(kind)} chunk comes before its pixels")
+    if kind == b"PLTE" and b"tRNS" in found.once:
+        raise ValueError("expected a PNG whose PLTE chunk comes before its tRNS chunk")
+    allowed = _LENGTHS.get(kind)
+    if allowed is not None and len(content) not in allowed:
+        raise ValueError(f"expected a PNG with a {_name(kind)} chunk of its length, got {len(content)} bytes")
+
+
+def _walk(data: bytes) -> Iterator[tuple[int, bytes, memoryview]]:
+    """Where each chunk begins, its name, and its content, whose checksum is right."""
     view = memoryview(data)
     at = len(SIGNATURE)
     kind = b""
@@ -139,7 +189,7 @@ def _walk(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             raise ValueError("expected a PNG that ends with IEND, got one that is truncated")
         (length,) = struct.unpack_from(">I", data, at)
         kind = data[at + 4 : at + 8]
-        if not re.fullmatch(rb"[A-Za-z]{4}", kind):
+        if not kind.isalpha():
             raise ValueError(f"expected a PNG of named chunks, got {kind!r} at byte {at + 4}")
         if length >= 1 << 31 or length > len(data) - at - 12:
             raise ValueError(f"expected a PNG with all of its chunk {_name(kind)}, got one that is truncated")
@@ -149,27 +199,8 @@ def _walk(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             raise ValueError(
                 f"expected a PNG of whole chunks, got a wrong checksum of {_name(kind)} at byte {at}"
             )
-        yield kind, content
+        yield at, kind, content
         at += 12 + length
-
-
-def _check_order(kinds: list[bytes]) -> None:
-    if kinds[0] != b"IHDR" or b"IDAT" not in kinds:
-        raise ValueError("expected a PNG that begins with IHDR and has pixels")
-    for kind in set(kinds):
-        if kind[:1].isupper() and kind not in _FOR_PIXELS:
-            raise ValueError(f"expected a PNG of known chunks, got {_name(kind)}")
-        if kind in _ONCE and kinds.count(kind) > 1:
-            raise ValueError(f"expected a PNG with one chunk {_name(kind)}, got {kinds.count(kind)}")
-    first = kinds.index(b"IDAT")
-    pixels = kinds.count(b"IDAT")
-    if kinds[first : first + pixels] != [b"IDAT"] * pixels:
-        raise ValueError("expected a PNG whose IDAT chunks follow each other")
-    if b"tRNS" in kinds and b"PLTE" in kinds[kinds.index(b"tRNS") :]:
-        raise ValueError("expected a PNG whose PLTE chunk comes before its tRNS chunk")
-    for kind in _BEFORE_PIXELS:
-        if kind in kinds[first:]:
-            raise ValueError(f"expected a PNG whose {_name(kind)} chunk comes before its pixels")
 
 
 def _read_header(content: memoryview) -> PngFile:
@@ -188,36 +219,20 @@ def _read_header(content: memoryview) -> PngFile:
 def _check_transparency(file: PngFile, content: memoryview, colours: int) -> None:
     if file.colour_type == PALETTE:
         fits = 1 <= len(content) <= colours
-    elif file.colour_type in (GREY, RGB):
+    else:
         fits = len(content) == 2 * _SAMPLES[file.colour_type] and all(
             value < 1 << file.depth for value in struct.unpack(f">{len(content) // 2}H", content)
         )
-    else:
-        return
     if not fits:
         raise ValueError("tRNS out of range")
 
 
-def _count_frames(chunks: list[tuple[bytes, memoryview]]) -> int:
-    frames = 1
-    animated = first_is_frame = False
-    for kind, content in chunks:
-        if kind == b"acTL" and len(content) >= 8:
-            (count,) = struct.unpack_from(">I", content)
-            animated = 0 < count <= 1 << 31
-            frames = count if animated else 1
-        first_is_frame |= kind == b"fcTL"
-        if kind == b"IDAT":
-            break
-    return frames + (animated and not first_is_frame)
-
-
-def _colour(first: dict[bytes, memoryview]) -> Colour:
-    gamma, chromaticities = first.get(b"gAMA"), first.get(b"cHRM")
+def _colour(chunks: dict[bytes, memoryview]) -> Colour:
+    gamma, chromaticities = chunks.get(b"gAMA"), chunks.get(b"cHRM")
     return described(
-        icc=_profile(first[b"iCCP"]) if b"iCCP" in first else b"",
-        cicp=tuple(first[b"cICP"]) if b"cICP" in first else None,
-        srgb=b"sRGB" in first,
+        icc=_profile(chunks[b"iCCP"]) if b"iCCP" in chunks else b"",
+        cicp=tuple(chunks[b"cICP"]) if b"cICP" in chunks else None,
+        srgb=b"sRGB" in chunks,
         gamma=None if gamma is None else struct.unpack(">I", gamma)[0],
         chromaticities=None if chromaticities is None else struct.unpack(">8I", chromaticities),
     )
@@ -231,21 +246,17 @@ def _profile(content: memoryview) -> bytes:
     return profile
 
 
-def _texts(chunks: list[tuple[bytes, memoryview]]) -> Iterator[tuple[bytes, bytes]]:
-    for kind, content in chunks:
-        keyword = bytes(content[:80]).partition(b"\0")[0]
-        if kind not in (b"tEXt", b"zTXt", b"iTXt") or keyword not in (_XMP, _RAW_EXIF):
-            continue
-        text = bytes(content[len(keyword) + 1 :])
-        compressed = kind == b"zTXt"
-        if kind == b"zTXt":
-            text = text[1:]
-        elif kind == b"iTXt":
-            compressed = text[:1] == b"\1"
-            text = text[2:].partition(b"\0")[2].partition(b"\0")[2]
-        found = _inflated(memoryview(text)) if compressed else text
-        if found is not None:
-            yield keyword, found
+def _text(kind: bytes, content: memoryview) -> bytes | None:
+    """What a text chunk holds after its keyword; None where it does not inflate."""
+    text = bytes(content).partition(b"\0")[2]
+    compressed = kind == b"zTXt"
+    if kind == b"zTXt":
+        text = text[1:]  # after the method
+    elif kind == b"iTXt":
+        compressed = text[:1] == b"\1"
+        # After the method, the language and the translated keyword.
+        text = text[2:].partition(b"\0")[2].partition(b"\0")[2]
+    return _inflated(memoryview(text)) if compressed else text
 
 
 def _raw_profile(text: bytes) -> bytes:
@@ -290,6 +301,11 @@ def _check_inflated(parts: Iterable[memoryview], expected: int) -> None:
         raise ValueError(f"expected {expected} bytes of pixels in the PNG, got {length}")
     if stream.unused_data:
         raise ValueError("expected a PNG whose pixels end with their zlib stream, got bytes after it")
+
+
+def _whole(kind: bytes, content: memoryview) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
 def _name(kind: bytes) -> str:

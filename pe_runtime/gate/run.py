@@ -60,7 +60,8 @@ def judge_pairs(
     """Judge pairs in order. A pair that cannot be judged gives an error and does not stop the others.
 
     Args:
-        judge: the metric and threshold; made with maps=True where `maps` is given.
+        judge: the metric, the threshold, and what becomes of colours that are described differently; made
+            with maps=True where `maps` is given.
         pairs: what to judge; one-sided pairs are errors.
         background: 8-bit RGB behind transparent pixels.
         jobs: threads that decode files; 0 is one per core, at most 8. At most jobs + 1 pairs are held in

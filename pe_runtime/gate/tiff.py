@@ -22,6 +22,7 @@ _COLOUR_MAP = 320
 _ICC, _XMP = 34675, 700
 _STRIP_TAGS, _TILE_TAGS = (273, 279), (324, 325)
 _MOST_SAMPLES = 65536
+_MOST_STRIPS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ def check_strips(file: TiffFile) -> None:
         height = min(height, file.height)
     across, down = -(-file.width // width), -(-file.height // height)
     planes = file.samples if file.planar == 2 else 1
+    if across * down * planes > _MOST_STRIPS:
+        raise ValueError(f"expected at most {_MOST_STRIPS} {what} in a TIFF, got {across * down * planes}")
     offsets, lengths = (
         _numbers(directory, tag, f"{what[:-1]} {name}", across * down * planes)
         for tag, name in zip(_TILE_TAGS if tiled else _STRIP_TAGS, ("offsets", "byte counts"), strict=True)

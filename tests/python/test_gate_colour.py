@@ -306,6 +306,8 @@ def test_images_that_were_read_apart(save, metric):
     judge = Judge(metric)
     with pytest.raises(ValueError, match="colour='srgb'"):
         judge.score(read_image(plain), read_image(other))
+    with pytest.raises(ValueError, match="colour='srgb'"):
+        judge.score(plain, read_image(other))
     apart = judge.score(read_image(plain), read_image(other, colour="srgb"))
     assert apart.score == judge.score(plain, other).score
     gamma = read_image(save("gamma.png", png(PHOTO, depth=8, colour=2, chunks=COLOUR_CHUNKS["gamma 1"])))

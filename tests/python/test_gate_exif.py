@@ -88,6 +88,18 @@ def test_a_chunk_goes_before_a_text(tmp_path):
         assert read_image(tmp_path / "x.png").orientation == 1
 
 
+def test_the_last_text_counts(tmp_path):
+    packets = [b"XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation='%d'/>" % seen for seen in (3, 6)]
+    data = png(PHOTO, depth=8, colour=2, chunks=b"".join(chunk(b"iTXt", packet) for packet in packets))
+    (tmp_path / "x.png").write_bytes(data)
+    assert read_image(tmp_path / "x.png").orientation == 6
+    data = png(
+        PHOTO, depth=8, colour=2, chunks=chunk(b"iTXt", packets[0]) + chunk(b"tEXt", b"XML\0" + packets[1])
+    )
+    (tmp_path / "x.png").write_bytes(data)
+    assert read_image(tmp_path / "x.png").orientation == 3
+
+
 def test_a_damaged_block_is_a_warning(tmp_path):
     (tmp_path / "a.png").write_bytes(png(PHOTO, depth=8, colour=2))
     (tmp_path / "b.png").write_bytes(png(PHOTO, depth=8, colour=2, chunks=chunk(b"eXIf", b"II*\2")))

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gate_corpus import PHOTO, icc, saved, swapped_profile
-from gate_helpers import chunk, exif, png, run_python, write_metric
+from gate_helpers import chunk, exif, png, run_python, tiff, write_metric
 
 from pe_runtime.gate import Judge, read_image
 from pe_runtime.gate.decoding import ImageFile, blocks
@@ -120,6 +120,37 @@ def test_inflating_is_in_bounded_memory():
     file = read_png(bomb(3000, 3000))  # 72 MB
     _, peak = peak_of(file.check_pixels)
     assert peak < 4 << 20
+
+
+@pytest.mark.parametrize("kind", [b"prVt", b"IDAT", b"tEXt", b"fcTL"])
+def test_chunks_without_number_are_in_bounded_memory(kind):
+    whole = png(PHOTO, depth=8, colour=2)
+    data = whole[:33] + chunk(kind, b"") * 100_000 + whole[33:]
+    file, peak = peak_of(lambda: read_png(data))
+    assert peak < 1 << 20
+    _, peak = peak_of(file.check_pixels)
+    assert peak < 1 << 20
+
+
+def test_texts_that_inflate_are_inflated_once(monkeypatch):
+    inflated = []
+    monkeypatch.setattr("pe_runtime.gate.png._inflated", lambda text: inflated.append(text) or b"")
+    text = chunk(b"zTXt", b"XML:com.adobe.xmp\0\0" + zlib.compress(bytes(1 << 20)))
+    read_png(png(PHOTO, depth=8, colour=2, chunks=text * 50))
+    assert len(inflated) == 1
+
+
+def test_strips_without_number_are_refused(tmp_path):
+    count = (1 << 20) + 1
+    data = tiff(np.zeros((count, 1), np.uint8), {256: 1, 257: 1, 278: 1, 273: [8] * count, 279: [1] * count})
+    data = bytearray(data)
+    at = struct.unpack_from("<I", data, 4)[0]
+    for entry in range(at + 2, len(data) - 4, 12):
+        if struct.unpack_from("<H", data, entry)[0] == 257:
+            struct.pack_into("<HHII", data, entry, 257, 4, 1, count)
+    (tmp_path / "x.tif").write_bytes(data)
+    with pytest.raises(ValueError, match="at most 1048576 strips"):
+        read_image(tmp_path / "x.tif")
 
 
 def test_rounding_for_the_metric_is_in_bounded_memory(tmp_path):

@@ -132,6 +132,21 @@ def test_damaged(tmp_path, what):
         read_image(save(tmp_path, data))
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("interlace", [0, 1])
+def test_an_unknown_filter(tmp_path, depth, interlace):
+    # Of the right length, and so left to the decoders.
+    row = bytes([5]) + bytes(3 * depth // 8)
+    head = header(1, 1, depth=depth, interlace=interlace)
+    assert read_image(save(tmp_path, made(head=head, pixels=stream(bytes(len(row)))))).pixels.shape == (
+        1,
+        1,
+        3,
+    )
+    with pytest.raises(ValueError, match=r"image\.png: "):
+        read_image(save(tmp_path, made(head=head, pixels=stream(row))))
+
+
 HARMLESS = {
     "nothing": made(),
     "trailing bytes": made() + made(),

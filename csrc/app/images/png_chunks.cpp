@@ -136,7 +136,7 @@ class Walk {
         if (!inflater_.ended() || length_ != expected_) refuse_length();
         chunks_.frames += animated_ && !first_is_frame_ ? 1 : 0;
         chunks_.colours = describe();
-        chunks_.exif = exif_ ? std::move(exif_) : std::move(raw_exif_);
+        read_texts();
         return std::move(chunks_);
     }
 
@@ -322,11 +322,17 @@ class Walk {
         profile_ = *std::move(profile);
     }
 
+    // Of several texts with one keyword, the last counts, and only that is inflated.
     void take_text(const Chunk& chunk) {
         std::string_view rest = chunk.data;
         const std::optional<std::string_view> keyword = cut(rest);
-        const bool exif = keyword == "Raw profile type exif", xmp = keyword == "XML:com.adobe.xmp";
-        if (!exif && !xmp) return;
+        if (keyword == "Raw profile type exif") exif_text_ = {chunk.kind, rest};
+        if (keyword == "XML:com.adobe.xmp") xmp_text_ = {chunk.kind, rest};
+    }
+
+    // What follows a keyword, inflated where it is compressed; nothing where that fails.
+    static std::optional<std::string> text_of(const Chunk& chunk) {
+        std::string_view rest = chunk.data;
         bool compressed = chunk.kind == "zTXt";
         if (compressed) {
             rest.remove_prefix(std::min<std::size_t>(rest.size(), 1));  // the method, of which there is one
@@ -336,9 +342,15 @@ class Walk {
             // Language and translated keyword.
             if (!cut(rest) || !cut(rest)) rest = {};
         }
-        std::optional<std::string> text = compressed ? inflated(rest) : std::string(rest);
-        if (text && exif) raw_exif_ = raw_profile(*text);
-        if (text && xmp) chunks_.xmp = *std::move(text);
+        return compressed ? inflated(rest) : std::string(rest);
+    }
+
+    void read_texts() {
+        chunks_.exif = std::move(exif_);
+        if (!chunks_.exif && exif_text_) {
+            if (const auto text = text_of(*exif_text_)) chunks_.exif = raw_profile(*text);
+        }
+        if (xmp_text_) chunks_.xmp = text_of(*xmp_text_).value_or("");
     }
 
     ColourDescription describe() {
@@ -356,7 +368,8 @@ class Walk {
     std::size_t palette_ = 0;  // its colours
     bool animated_ = false, first_is_frame_ = false, srgb_ = false;
     std::string profile_;
-    std::optional<std::string> exif_, raw_exif_;
+    std::optional<std::string> exif_;
+    std::optional<Chunk> exif_text_, xmp_text_;
     std::vector<std::string_view> once_;  // kinds of which there is one
     std::optional<uint32_t> gamma_;
     std::optional<std::array<uint8_t, 4>> code_points_;

@@ -15,6 +15,8 @@ namespace {
 using namespace std::string_view_literals;
 
 constexpr uint64_t kMaxSide = 0x7FFFFFFF;
+// More would take more memory than the pixels.
+constexpr uint64_t kMaxParts = uint64_t(1) << 20;
 
 // Compressions of which libtiff says that data are missing: none, CCITT run lengths, LZW, JPEG, Deflate
 // (twice), PackBits, LZMA, Zstandard. Rows of others it fills up, and says nothing that Pillow passes on.
