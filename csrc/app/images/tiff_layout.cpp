@@ -170,6 +170,9 @@ void check_parts(std::string_view data, const TagDirectory& directory, const Pix
     const std::string name = parts.tiled ? "tile" : "strip";
     const uint64_t in_plane = parts.across * parts.down,
                    expected = in_plane * (pixels.planar ? pixels.samples : 1);
+    if (expected > kMaxParts) {
+        throw Error(got("expected at most " + std::to_string(kMaxParts) + " " + name + "s", expected));
+    }
     const std::vector<uint64_t> offsets = list(
         directory, parts.tiled ? TIFFTAG_TILEOFFSETS : TIFFTAG_STRIPOFFSETS, expected, name + " offsets");
     const std::vector<uint64_t> counts =
