@@ -69,6 +69,13 @@ def operator_model(
     return helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=functions or [])
 
 
+def plain_session(model: Any) -> onnxruntime.InferenceSession:
+    """Of a path or of bytes, without the library. On one thread: others wait busily, and tests are many."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def session_of(model: onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
     """With the library."""
     options = onnxruntime.SessionOptions()

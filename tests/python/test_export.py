@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ort_helpers import plain_session
 
 import pe_runtime as pe
 from pe_runtime.demo.distortions import jpeg
@@ -27,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(path, *pair):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = plain_session(str(path))
     names = ("reference", "distorted")
     outputs = session.run(None, {name: i.numpy() for name, i in zip(names, pair, strict=True)})
     return dict(zip((o.name for o in session.get_outputs()), outputs, strict=True))

@@ -1,14 +1,18 @@
 """Weights in float16 and convolutions in int8: file sizes, drift, what is refused."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ort_helpers import plain_session
 
 import pe_runtime as pe
 from pe_runtime.cli import cli
@@ -24,7 +28,7 @@ def squeeze(weights="random"):
 
 
 def run(path, *pair):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = plain_session(str(path))
     images = {"reference": pair[0].numpy(), "distorted": pair[1].numpy()}
     return session.run(["score"], images)[0]
 

@@ -3,13 +3,17 @@
 import copy
 import io
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ort_helpers import plain_session
 
 from pe_runtime.backbones import gabor_filters as filters
 from pe_runtime.backbones.gabor import GABOR_SCALES, GABOR_TAPS, LOWPASS, GaborNetwork, build_gabor
@@ -403,7 +407,7 @@ def test_onnx_with_dynamic_sizes_matches_eager():
     )
     stream = io.BytesIO()
     program.save(stream)
-    session = onnxruntime.InferenceSession(stream.getvalue(), providers=["CPUExecutionProvider"])
+    session = plain_session(stream.getvalue())
     for shape in ((37, 51, 1), (64, 64, 3), (33, 90, 2)):
         images = noise(*shape, seed=4)
         outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
