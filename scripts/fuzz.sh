@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the libFuzzer targets that `make fuzz` has built, each for some seconds from its seeds; a crash is kept.
+# Runs the libFuzzer targets that `make fuzz` has built, each for some seconds from its seeds and the files of
+# tests/attacks; a crash is kept.
 #   scripts/fuzz.sh SECONDS [TARGET...]      such as: scripts/fuzz.sh 600 png tiff
 # JOBS=N runs so many at once. Under build/fuzz/runs/TARGET are the inputs that reached something new (a later run goes
 # on from them), crashes and the log. A line for each target says what it did, and is kept in build/fuzz/runs/summary.txt;
@@ -24,7 +25,7 @@ run_target() {
     [[ -e tests/fuzz/dictionaries/$target.dict ]] && options+=("-dict=tests/fuzz/dictionaries/$target.dict")
     "$binaries/fuzz_$target" -max_total_time="$seconds" -max_len=4096 -timeout=60 -rss_limit_mb=2048 \
         -print_final_stats=1 "${options[@]}" -artifact_prefix="$folder/crashes/" "$folder/found" \
-        "tests/fuzz/corpus/$target" >"$log" 2>&1 || status=$?
+        "tests/fuzz/corpus/$target" tests/attacks >"$log" 2>&1 || status=$?
     stat() { sed -n "s/^stat::$1: *//p" "$log" | tail -n 1; }
     printf '%-10s %10s inputs, %9s taken, %9s refused, %4d s: %s\n' "$target" "$(stat number_of_executed_units)" \
         "$(stat inputs_taken)" "$(stat inputs_refused)" "$seconds" \

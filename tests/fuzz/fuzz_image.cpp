@@ -67,8 +67,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t bytes) {
     static const fuzz::Counts counts;
     const std::string_view text = fuzz::text_of(data, bytes);
     if (!reaches_reader(text)) return 0;
+    // Which is asked first, and of files that no reader takes; there may be none.
+    const auto size = pe::gate::stored_size(text);
     try {
         const pe::gate::Image image = kFormat.decode(text);
+        REQUIRE(!size || (size->width == image.width && size->height == image.height));
         REQUIRE(image.width >= 1 && image.height >= 1);
         REQUIRE(image.sample == PE_UINT8 || image.sample == PE_UINT16);
         const std::size_t pixels = std::size_t(image.width) * std::size_t(image.height);

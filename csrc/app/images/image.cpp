@@ -33,7 +33,7 @@ std::optional<Format> format_of(std::string_view data) {
     using namespace std::string_view_literals;
     if (starts("\x89PNG\r\n\x1a\n"sv)) return Format{&decode_png, &size_of_png};
     if (starts("\xff\xd8\xff"sv)) return Format{&decode_jpeg, &size_of_jpeg};
-    if (starts("RIFF"sv) && data.substr(0, 12).substr(8) == "WEBP"sv)
+    if (starts("RIFF"sv) && data.size() >= 12 && data.substr(8, 4) == "WEBP"sv)
         return Format{&decode_webp, &size_of_webp};
     if (starts("BM"sv)) return Format{&decode_bmp, &size_of_bmp};
     for (const std::string_view start : {"II*\0"sv, "MM\0*"sv, "II+\0"sv, "MM\0+"sv}) {
