@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.ImageColor
@@ -327,7 +328,7 @@ def _over(
     rgb = samples.rgb
     bits = 8 * rgb.itemsize
     # The largest sum, top * top + top / 2 + 1, and what is added to divide it, fit twice the bits.
-    wide = np.uint16 if bits == 8 else np.uint32
+    wide: Any = np.uint16 if bits == 8 else np.uint32
     top = wide(2**bits - 1)
     # Each component of the opposite is as far away as it can be.
     behind = [(wide(c * (int(top) // 255)), wide(top if c < 128 else 0)) for c in background]

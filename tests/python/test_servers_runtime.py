@@ -12,9 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gate_helpers import write_metric
 from server_helpers import MLSERVER, add_verdict, tensor
 
-pytestmark = pytest.mark.skipif(
-    not MLSERVER.exists(), reason="needs the extra serve, for Python up to 3.12"
-)
+pytestmark = pytest.mark.skipif(not MLSERVER.exists(), reason="needs the extra serve, for Python up to 3.12")
 
 # In a process of its own: the messages of mlserver and tritonclient.grpc have the same names, and do not
 # both fit into one.
