@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kReduceThreads)
                 arg = partials.arg[at];
             }
         }
-        finite = finite && best - best == 0;
+        finite = finite && best == best;  // -inf where all distances of a column overflow: a similarity of 0
         // At the nearest column the exponent is -log Z alone, which keeps its digits where it is tiny.
         const double v = out.row_min_arg[first_row + arg] == j ? -double(out.row_log_sum[first_row + arg])
                                                                : double(best) * kLn2 - log_columns;

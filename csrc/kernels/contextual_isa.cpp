@@ -169,7 +169,7 @@ void finish(const Sample<T>& sample, const ContextualProblem& problem, Maxima<T>
         out.similarity[j] = T(v < 0 ? v : 0);
         out.similarity_arg[j] = arg;
         excess += __builtin_expm1(double(out.similarity[j]));
-        finite &= best - best == 0;
+        finite &= best == best;  // -inf where all distances of a column overflow: a similarity of 0
     }
     excess /= double(sample.ny);
     if (problem.form == Form::kLog) {

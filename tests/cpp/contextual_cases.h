@@ -261,4 +261,132 @@ inline void check_hard_inputs(const Run& runner) {
     CHECK_RELATIVE(ties.loss[0], std::log(double(shape.ny())), 1e-6);
 }
 
+inline double norm(const std::vector<double>& values) {
+    double square = 0;
+    for (const double value : values) square += value * value;
+    return std::sqrt(square);
+}
+
+// Norm of the difference.
+template <typename T>
+double distance_of(const std::vector<T>& got, const std::vector<double>& exact) {
+    std::vector<double> difference(exact.size());
+    for (size_t n = 0; n < exact.size(); ++n) difference[n] = double(got[n]) - exact[n];
+    return norm(difference);
+}
+
+// Features as flat areas, bars and text have them: many of the target alike, many of the source equal to
+// several of the target, some almost. The float gradients must be those of double, in which what has to
+// cancel is 1e-16 of what is summed.
+inline void check_equal_features(const Run& runner, const std::vector<bool>& row_sums) {
+    const Shape shape{1, 7, 4, 8, 5, 8};
+    const pe::Layout xl = planar(shape.channels, shape.nx()), yl = planar(shape.channels, shape.ny());
+    for (unsigned seed = 0; seed < 6; ++seed) {
+        // Of the target, every sixth feature is alike, but for the last few.
+        std::vector<float> x(shape.channels * shape.nx()), y(shape.channels * shape.ny());
+        std::mt19937 generator(seed);
+        std::normal_distribution<float> normal;
+        for (int64_t c = 0; c < shape.channels; ++c) {
+            float kinds[6];
+            for (float& kind : kinds) kind = normal(generator);
+            for (int64_t j = 0; j < shape.ny(); ++j) {
+                y[c * shape.ny() + j] = j < shape.ny() - 4 ? kinds[j % 6] : normal(generator);
+            }
+            for (int64_t i = 0; i < shape.nx(); ++i) {
+                const float noise = i % 4 == 3 ? 1e-4f : i % 8 == 5 ? 1.0f : 0.0f;
+                x[c * shape.nx() + i] = kinds[i % 3] + noise * normal(generator);
+            }
+        }
+        const std::vector<double> wide_x(x.begin(), x.end()), wide_y(y.begin(), y.end());
+        for (const pe::Distance distance : {pe::Distance::kCosine, pe::Distance::kL2}) {
+            for (const double spatial : {0.0, 0.1}) {
+                for (const double bandwidth : {0.05, 0.5, 5.0, 20.0}) {
+                    pe::ContextualProblem problem = problem_of(shape, pe::Type::kFloat64);
+                    problem.distance = distance;
+                    problem.spatial_weight = spatial;
+                    problem.bandwidth = bandwidth;
+                    const Result<double> exact = run<double>(runner, problem, wide_x, wide_y, xl, yl);
+                    problem.type = pe::Type::kFloat32;
+                    for (const bool kept : row_sums) {
+                        const Result<float> got = run<float>(runner, problem, x, y, xl, yl, kept);
+                        CHECK_RELATIVE(got.loss[0], exact.loss[0], 1e-5);
+                        // Where a feature equals several, what is left of the target's gradient may be 0; and
+                        // rows that tie in cosine distance are told apart by rounding, which it depends on.
+                        const double scale = norm(exact.source_gradient) + norm(exact.target_gradient);
+                        CHECK(distance_of(got.source_gradient, exact.source_gradient) < 1e-4 * scale);
+                        if (distance == pe::Distance::kCosine) continue;
+                        CHECK(distance_of(got.target_gradient, exact.target_gradient) < 1e-4 * scale);
+                    }
+                }
+            }
+        }
+    }
+    // One source feature that two of the target equal has no gradient at all.
+    const Shape tiny{1, 1, 1, 2, 1, 3};
+    pe::ContextualProblem problem = problem_of(tiny, pe::Type::kFloat32);
+    problem.distance = pe::Distance::kL2;
+    for (const bool kept : row_sums) {
+        const Result<float> got =
+            run<float>(runner, problem, {0.3f, 0}, {1, 0, 0}, planar(1, 2), planar(1, 3), kept);
+        CHECK(got.source_gradient[0] < 0 && got.source_gradient[1] == 0);
+    }
+}
+
+// L2 distances past 3e38: as the definition has them in double; NaN where all of a row overflow.
+inline void check_overflow(const Run& runner) {
+    const Shape shape{2, 4, 3, 5, 4, 7};
+    const pe::Layout xl = planar(shape.channels, shape.nx()), yl = planar(shape.channels, shape.ny());
+    pe::ContextualProblem problem = problem_of(shape, pe::Type::kFloat64);
+    problem.distance = pe::Distance::kL2;
+    const auto scaled = [](std::vector<double> values, double factor) {
+        for (double& value : values) value *= factor;
+        return values;
+    };
+    const auto x = features(shape.batch * shape.channels * shape.nx(), 8);
+    const auto y = features(shape.batch * shape.channels * shape.ny(), 9);
+    for (const double factor : {1e19, 1e20, 1e100}) {
+        const auto wide_x = scaled(x, factor), wide_y = scaled(y, factor);
+        const Result<double> got = run<double>(runner, problem, wide_x, wide_y, xl, yl);
+        // eps is nothing beside these distances.
+        problem.eps = 1e-300;
+        const Result<double> same = run<double>(runner, problem, x, y, xl, yl);
+        problem.eps = 1e-5;
+        for (int64_t b = 0; b < shape.batch; ++b) {
+            CHECK_RELATIVE(got.loss[b], same.loss[b], 1e-9);
+            CHECK_RELATIVE(got.loss[b],
+                           plain_loss(problem, &wide_x[b * xl.batch_stride], &wide_y[b * yl.batch_stride]),
+                           1e-9);
+        }
+        CHECK(distance_of(scaled(got.source_gradient, factor), same.source_gradient) <
+              1e-9 * norm(same.source_gradient));
+        CHECK(distance_of(scaled(got.target_gradient, factor), same.target_gradient) <
+              1e-9 * norm(same.target_gradient));
+    }
+    problem.type = pe::Type::kFloat32;
+    std::vector<float> narrow_x(x.begin(), x.end()), narrow_y(y.begin(), y.end());
+    const Result<float> before = run<float>(runner, problem, narrow_x, narrow_y, xl, yl);
+    const auto check = [&](bool finite) {
+        const Result<float> got = run<float>(runner, problem, narrow_x, narrow_y, xl, yl);
+        CHECK(std::isfinite(got.loss[0]) == finite && got.loss[1] == before.loss[1]);
+        for (int64_t n = 0; n < xl.batch_stride; ++n) CHECK(std::isfinite(got.source_gradient[n]) == finite);
+        for (int64_t n = 0; n < yl.batch_stride; ++n) CHECK(std::isfinite(got.target_gradient[n]) == finite);
+        return got.loss[0];
+    };
+    // Of one column: its similarity is 0.
+    narrow_y[0] = 1e20f;
+    pe::ContextualProblem wide = problem;
+    wide.type = pe::Type::kFloat64;
+    const std::vector<double> far_x(narrow_x.begin(), narrow_x.end()), far_y(narrow_y.begin(), narrow_y.end());
+    CHECK_RELATIVE(run<float>(runner, problem, narrow_x, narrow_y, xl, yl).loss[0],
+                   plain_loss(wide, far_x.data(), far_y.data()), 1e-5);
+    // Of one row.
+    narrow_y[0] = float(y[0]);
+    narrow_x[0] = 1e20f;
+    check(false);
+    // Of all.
+    for (int64_t n = 0; n < xl.batch_stride; ++n) narrow_x[n] = float(x[n]) * 1e20f;
+    for (int64_t n = 0; n < yl.batch_stride; ++n) narrow_y[n] = float(y[n]) * 1e20f;
+    check(false);
+}
+
 }  // namespace contextual_cases

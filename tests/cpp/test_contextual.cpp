@@ -84,6 +84,8 @@ int main() {
         check_settings(on(threads(2)), {false, true});
         check_bits(Shape{3, 16, 17, 19, 12, 23});
         check_hard_inputs(on(pe::sequential_pool()));
+        check_equal_features(on(threads(2)), {false, true});
+        check_overflow(on(pe::sequential_pool()));
     }
     CHECK(pe::set_instruction_set(best.c_str()));
 }

@@ -43,17 +43,9 @@ void on_the_cpu(const pe::ContextualProblem& problem, const pe::Features& source
                             target_gradient, backward.get(), pool);
 }
 
-double norm(const std::vector<double>& values) {
-    double square = 0;
-    for (const double value : values) square += value * value;
-    return std::sqrt(square);
-}
-
 template <typename T>
 double relative_error(const std::vector<T>& got, const std::vector<double>& exact) {
-    std::vector<double> difference(exact.size());
-    for (size_t n = 0; n < exact.size(); ++n) difference[n] = double(got[n]) - exact[n];
-    return norm(difference) / norm(exact);
+    return distance_of(got, exact) / norm(exact);
 }
 
 // Smooth features like those of photographs, and the same with noise.
@@ -253,6 +245,8 @@ int main() {
         check_settings(emulated, {false});
     }
     check_hard_inputs(emulated);
+    check_equal_features(emulated, {false});
+    check_overflow(emulated);
     check_bits(Shape{3, 16, 17, 19, 12, 23});
     check_storage(pe::Type::kFloat16, half::kFloat16);
     check_storage(pe::Type::kBFloat16, half::kBFloat16);
