@@ -9,6 +9,8 @@ namespace pe::cuda {
 
 template <typename T>
 constexpr T kInfinity = std::numeric_limits<T>::infinity();
+template <typename T>
+constexpr T kSmallest = std::numeric_limits<T>::denorm_min();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 // How far distances have to be refined, as Refinement of contextual_rows.h: a product errs by about
@@ -46,7 +48,7 @@ struct Refining {
 template <typename T>
 __device__ T exponent_scale(double k) {
     const T scale = T(k * kLog2E);
-    return scale > 0 ? -scale : -std::numeric_limits<T>::denorm_min();
+    return scale > 0 ? -scale : -kSmallest<T>;
 }
 
 // What later passes need of a row.
