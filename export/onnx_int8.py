@@ -88,7 +88,7 @@ class _Reader:
 
 def _feed(pair: tuple[np.ndarray, np.ndarray], input: str) -> dict[str, np.ndarray]:
     if input == "float32":
-        images = [np.float32(pixels.transpose(2, 0, 1)[None]) / 255 for pixels in pair]
+        images = [pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255 for pixels in pair]
     else:
         images = [pixels[None] for pixels in pair]
     return dict(zip(INPUT_NAMES, images, strict=True))
