@@ -74,9 +74,11 @@ std::string read_metric_bytes(const std::string& path) {
     if (S_ISDIR(status.st_mode)) throw Error(path + ": expected an ONNX file, got a directory");
     if (!S_ISREG(status.st_mode))
         throw Error(path + ": expected an ONNX file, got something that is not a file");
+    // As those of /proc say they are.
+    if (status.st_size == 0) throw Error(path + ": expected an ONNX file, got an empty file");
     if (status.st_size > kMaxMetricBytes) {
-        throw Error(path + ": expected an ONNX file of less than 2 GiB, got " +
-                    std::to_string(status.st_size) + " bytes");
+        throw Error(path + ": expected an ONNX file of at most " + std::to_string(kMaxMetricBytes) +
+                    " bytes, got " + std::to_string(status.st_size) + " bytes");
     }
     std::ifstream file(path, std::ios::binary);
     if (!file) throw Error(system_error(errno, path));
